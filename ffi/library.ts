@@ -1,0 +1,107 @@
+/** A native library that is loaded: its functions, and the one place where a status becomes an error. */
+import {
+  ArgumentError,
+  AtomlossError,
+  BuildError,
+  CollectiveError,
+  DeviceError,
+  InternalError,
+  OutOfMemoryError,
+} from "../errors.ts";
+import { buildLibrary } from "./build.ts";
+import { type Symbols, symbols } from "./symbols.ts";
+
+/** The two native libraries. */
+export type Backend = "cpu" | "cuda";
+
+/** AL_ABI_VERSION of kernels/atomloss.h that the symbol table was written for. */
+const ABI_VERSION = 1;
+
+/** al_status_code of kernels/atomloss.h, in its order. */
+const ERROR_CLASSES: readonly (new (message: string) => AtomlossError)[] = [
+  InternalError, // AL_OK never gets here
+  ArgumentError,
+  OutOfMemoryError,
+  DeviceError,
+  DeviceError,
+  CollectiveError,
+  CollectiveError,
+  InternalError,
+];
+
+const MESSAGE_CAPACITY = 4096;
+
+/** Text up to the first NUL. */
+function decodeText(bytes: Uint8Array): string {
+  const end = bytes.indexOf(0);
+  return new TextDecoder().decode(bytes.subarray(0, end < 0 ? undefined : end));
+}
+
+/** A loaded native library. One per backend and process. */
+export class Library {
+  readonly backend: Backend;
+  readonly path: string;
+  readonly symbols: Symbols;
+
+  private constructor(backend: Backend, path: string, opened: Symbols) {
+    this.backend = backend;
+    this.path = path;
+    this.symbols = opened;
+  }
+
+  static readonly #open = new Map<Backend, Promise<Library>>();
+
+  /** The library of a backend, built if need be and loaded once. */
+  static get(backend: Backend): Promise<Library> {
+    let library = this.#open.get(backend);
+    if (library === undefined) {
+      library = this.#load(backend);
+      this.#open.set(backend, library);
+      // A failed build is tried again at the next call.
+      library.catch(() => this.#open.delete(backend));
+    }
+    return library;
+  }
+
+  static async #load(backend: Backend): Promise<Library> {
+    const path = await buildLibrary(backend);
+    let opened: Deno.DynamicLibrary<typeof symbols>;
+    try {
+      opened = Deno.dlopen(path, symbols);
+    } catch (cause) {
+      if (!(cause instanceof Error) || cause.name === "NotCapable") throw cause;
+      throw new BuildError(
+        `cannot load the native library ${path}: ${cause.message}`,
+        { cause },
+      );
+    }
+    const version = opened.symbols.al_abi_version();
+    if (version !== ABI_VERSION) {
+      opened.close();
+      throw new BuildError(
+        `${path} has ABI version ${version}, this package needs ${ABI_VERSION}: rebuild it, or unset ` +
+          `ATOMLOSS_LIBRARY_${backend.toUpperCase()} to have it built`,
+      );
+    }
+    return new Library(backend, path, opened.symbols);
+  }
+
+  /** Throws the typed error of a status that is not 0. */
+  check(status: number): void {
+    if (status !== 0) throw this.#error(status);
+  }
+
+  #error(status: number): AtomlossError {
+    const text = new Uint8Array(MESSAGE_CAPACITY);
+    this.symbols.al_take_error(status, text, BigInt(MESSAGE_CAPACITY));
+    const ErrorClass = ERROR_CLASSES[status & 0xff] ?? InternalError;
+    return new ErrorClass(decodeText(text));
+  }
+
+  /** The libraries that this one is linked with, and their versions. */
+  versions(): Record<string, string> {
+    const text = new Uint8Array(MESSAGE_CAPACITY);
+    this.check(this.symbols.al_versions(text, BigInt(MESSAGE_CAPACITY)));
+    return JSON.parse(decodeText(text));
+  }
+}

@@ -1,0 +1,256 @@
+/**
+ * The functions of kernels/atomloss.h as Deno.dlopen wants them, in the order
+ * of the header and with its parameter names.
+ *
+ * 64-bit integers are passed as BigInt and addresses as pointer objects: with
+ * these Deno takes its fast call path (about 20 ns), with plain numbers in
+ * 64-bit places it does not (about 500 ns).
+ */
+
+const status = "i32";
+const device = "pointer";
+const group = "pointer";
+const memory = "pointer";
+const dtype = "i32";
+/** Host memory: a typed array. */
+const host = "buffer";
+
+/** Arguments with which every loss function begins. */
+const lossInput = [
+  device,
+  /* loss */ "i32",
+  dtype,
+  /* pred */ memory,
+  /* target */ memory,
+  /* natoms */ memory,
+  /* natoms_dtype */ dtype,
+  /* rows */ "i64",
+  /* cols */ "i64",
+] as const;
+
+/** The symbol table: one for both native libraries. */
+export const symbols = {
+  // library
+  al_abi_version: { parameters: [], result: "i32" },
+  al_versions: {
+    parameters: [/* text */ host, /* capacity */ "i64"],
+    result: status,
+  },
+  al_take_error: {
+    parameters: [status, /* text */ host, /* capacity */ "i64"],
+    result: "void",
+  },
+
+  // device
+  al_device_count: { parameters: [/* count */ host], result: status },
+  al_device_open: {
+    parameters: [/* ordinal */ "i32", /* device */ host],
+    result: status,
+  },
+  al_device_close: { parameters: [device], result: status },
+  al_synchronize: { parameters: [device], result: status, nonblocking: true },
+  al_memory_state: { parameters: [device, /* state */ host], result: status },
+
+  // memory
+  al_alloc: {
+    parameters: [device, /* bytes */ "i64", /* memory */ host],
+    result: status,
+  },
+  al_free: { parameters: [device, memory], result: status },
+  al_upload: {
+    parameters: [device, memory, host, /* bytes */ "i64"],
+    result: status,
+  },
+  al_download: {
+    parameters: [device, memory, host, /* bytes */ "i64", /* ticket */ host],
+    result: status,
+  },
+  al_download_wait: {
+    parameters: [device, /* ticket */ "i64", host, /* bytes */ "i64"],
+    result: status,
+    nonblocking: true,
+  },
+  al_zero: { parameters: [device, memory, /* bytes */ "i64"], result: status },
+  al_copy: {
+    parameters: [
+      device,
+      /* destination */ memory,
+      /* source */ memory,
+      /* bytes */ "i64",
+    ],
+    result: status,
+  },
+
+  // losses
+  al_loss_find: {
+    parameters: [/* name */ host, /* loss */ host, /* kind */ host],
+    result: status,
+  },
+  al_loss_forward: {
+    parameters: [...lossInput, /* out */ memory],
+    result: status,
+  },
+  al_loss_backward: {
+    parameters: [...lossInput, /* grad_output */ memory, /* grad */ memory],
+    result: status,
+  },
+  al_loss_reduce: {
+    parameters: [
+      ...lossInput,
+      /* scale */ "f64",
+      /* normalizer */ memory,
+      /* result */ memory,
+      /* grad */ memory,
+    ],
+    result: status,
+  },
+  al_sum: {
+    parameters: [
+      device,
+      dtype,
+      /* x */ memory,
+      /* n */ "i64",
+      /* scale */ "f64",
+      /* normalizer */ memory,
+      /* result */ memory,
+    ],
+    result: status,
+  },
+  al_fill: {
+    parameters: [
+      device,
+      dtype,
+      /* out */ memory,
+      /* n */ "i64",
+      /* scale */ "f64",
+      /* normalizer */ memory,
+    ],
+    result: status,
+  },
+  al_nan_to_num: {
+    parameters: [
+      device,
+      dtype,
+      /* x */ memory,
+      /* n */ "i64",
+      /* out */ memory,
+      /* nonfinite */ memory,
+    ],
+    result: status,
+  },
+  al_zero_nonfinite: {
+    parameters: [
+      device,
+      dtype,
+      /* x */ memory,
+      /* n */ "i64",
+      /* grad */ memory,
+    ],
+    result: status,
+  },
+
+  // matrix product and optimisers
+  al_matmul: {
+    parameters: [
+      device,
+      dtype,
+      /* transpose_a */ "i32",
+      /* transpose_b */ "i32",
+      /* m */ "i64",
+      /* n */ "i64",
+      /* k */ "i64",
+      /* a */ memory,
+      /* b */ memory,
+      /* c */ memory,
+      /* accumulate */ "i32",
+    ],
+    result: status,
+  },
+  al_adam_step: {
+    parameters: [
+      device,
+      dtype,
+      /* count */ "i32",
+      /* params */ host,
+      /* grads */ host,
+      /* exp_avgs */ host,
+      /* exp_avg_sqs */ host,
+      /* sizes */ host,
+      /* step */ "i64",
+      /* lr */ "f64",
+      /* beta1 */ "f64",
+      /* beta2 */ "f64",
+      /* eps */ "f64",
+      /* weight_decay */ "f64",
+      /* decoupled */ "i32",
+    ],
+    result: status,
+  },
+  al_sgd_step: {
+    parameters: [
+      device,
+      dtype,
+      /* count */ "i32",
+      /* params */ host,
+      /* grads */ host,
+      /* momentum_buffers */ host,
+      /* sizes */ host,
+      /* step */ "i64",
+      /* lr */ "f64",
+      /* momentum */ "f64",
+      /* weight_decay */ "f64",
+      /* nesterov */ "i32",
+    ],
+    result: status,
+  },
+
+  // collectives
+  al_group_open: {
+    parameters: [
+      device,
+      /* rank */ "i32",
+      /* world_size */ "i32",
+      /* address */ host,
+      /* timeout_ms */ "i64",
+      /* blob */ host,
+      /* capacity */ "i64",
+      /* blob_bytes */ host,
+      /* group */ host,
+    ],
+    result: status,
+  },
+  al_group_connect: {
+    parameters: [group, /* blobs */ host, /* bytes */ "i64"],
+    result: status,
+    nonblocking: true,
+  },
+  al_group_close: { parameters: [group], result: status },
+  al_all_reduce: {
+    parameters: [
+      group,
+      dtype,
+      /* op */ "i32",
+      /* count */ "i32",
+      /* buffers */ host,
+      /* sizes */ host,
+    ],
+    result: status,
+  },
+  al_broadcast: {
+    parameters: [
+      group,
+      /* buffer */ memory,
+      /* bytes */ "i64",
+      /* root */ "i32",
+    ],
+    result: status,
+  },
+  al_count_all_reduce: {
+    parameters: [group, /* n */ "i32", /* counts */ host, /* totals */ memory],
+    result: status,
+  },
+  al_barrier: { parameters: [group], result: status, nonblocking: true },
+} as const satisfies Deno.ForeignLibraryInterface;
+
+/** The opened functions of a native library. */
+export type Symbols = Deno.DynamicLibrary<typeof symbols>["symbols"];

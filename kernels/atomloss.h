@@ -1,0 +1,268 @@
+/**
+ * The C ABI of atomloss: one header, two libraries.
+ *
+ * libatomloss_cpu.so (g++, OpenMP, OpenBLAS, Gloo) and libatomloss_cuda.so
+ * (nvcc, cuBLAS, NCCL) export exactly these functions, so that what is above
+ * them needs one symbol table and never asks which one it has.
+ *
+ * Rules that hold for every function
+ * - It returns an al_status. 0 is success. Otherwise the low 8 bits are one of
+ *   al_status_code and the upper bits a ticket for the message, which
+ *   al_take_error() hands out once. Tickets, not a thread-local string, because
+ *   Deno runs nonblocking calls on other threads.
+ * - Arrays are dense and row-major. Shapes have been checked by the caller.
+ *   "device memory" comes from al_alloc(); on the CPU that is ordinary memory.
+ * - Work on device memory is enqueued in call order. Only al_synchronize(),
+ *   al_download_wait(), al_group_connect() and al_barrier() wait; they are the
+ *   ones to call from a thread that may block. The CPU library is free to have
+ *   finished when a call returns, and its collectives do hold their caller.
+ * - Sums are taken in float64 in an order that depends on the sizes alone, so
+ *   the same input gives the same bits.
+ */
+#ifndef ATOMLOSS_H
+#define ATOMLOSS_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Raised whenever a signature or a meaning below changes. */
+#define AL_ABI_VERSION 1
+
+typedef int32_t al_status;
+
+typedef enum {
+  AL_OK = 0,
+  AL_INVALID_ARGUMENT = 1,
+  AL_OUT_OF_MEMORY = 2,
+  AL_NO_DEVICE = 3,
+  AL_DEVICE_FAILED = 4,     /* CUDA or cuBLAS reported an error */
+  AL_COLLECTIVE_FAILED = 5, /* Gloo or NCCL reported an error, or a peer died */
+  AL_TIMEOUT = 6,           /* a collective did not finish in time */
+  AL_INTERNAL = 7
+} al_status_code;
+
+typedef enum {
+  AL_FLOAT32 = 0,
+  AL_FLOAT64 = 1,
+  AL_FLOAT16 = 2,
+  AL_BFLOAT16 = 3,
+  AL_INT32 = 4,
+  AL_INT64 = 5,
+  AL_BOOL = 6
+} al_dtype;
+
+typedef enum { AL_SUM = 0, AL_AVG = 1, AL_MAX = 2, AL_MIN = 3 } al_reduce_op;
+
+/** What one entry of an unreduced loss belongs to. */
+typedef enum {
+  AL_PER_ELEMENT = 0, /* as many entries as pred has elements */
+  AL_PER_ROW = 1      /* one entry per row of pred */
+} al_loss_kind;
+
+typedef struct al_device al_device;
+typedef struct al_group al_group;
+
+/**
+ * Where a reduced loss goes, in device memory: `value` is a double for float64
+ * inputs and a float (the first 4 bytes) for every other dtype, so that a loss
+ * of half-precision numbers cannot overflow.
+ */
+typedef struct {
+  double value;
+  int64_t nonfinite; /* how many entries of pred were NaN or infinite */
+} al_loss_result;
+
+/* ---- library -------------------------------------------------------------*/
+
+/** AL_ABI_VERSION of the library that was loaded. */
+int32_t al_abi_version(void);
+
+/** JSON object of the libraries in use and their versions, NUL-terminated. */
+al_status al_versions(char* text, int64_t capacity);
+
+/** Copies the message of a failed status, NUL-terminated, and forgets it. */
+void al_take_error(al_status status, char* text, int64_t capacity);
+
+/* ---- device --------------------------------------------------------------*/
+
+/** How many devices there are. The CPU is one; without a driver, CUDA has 0. */
+al_status al_device_count(int32_t* count);
+
+al_status al_device_open(int32_t ordinal, al_device** device);
+al_status al_device_close(al_device* device);
+
+/** Waits until everything enqueued on the device so far is done. */
+al_status al_synchronize(al_device* device);
+
+/**
+ * state[0] blocks handed out by al_alloc and not yet freed, [1] their bytes,
+ * [2] bytes kept for reuse, [3] bytes the device has free.
+ */
+al_status al_memory_state(al_device* device, int64_t* state);
+
+/* ---- memory --------------------------------------------------------------*/
+
+/** At least `bytes` (0 is fine) of uninitialised memory, 256-byte aligned. */
+al_status al_alloc(al_device* device, int64_t bytes, void** memory);
+
+/** Keeps the block for reuse; work already enqueued may still use it. */
+al_status al_free(al_device* device, void* memory);
+
+/** The host buffer may be changed as soon as the call returns. */
+al_status al_upload(al_device* device, void* memory, const void* host,
+                    int64_t bytes);
+
+/**
+ * Takes the value that memory has at this point of the device's order.
+ * *ticket == 0: the bytes are in host already. Otherwise they are there once
+ * al_download_wait(device, ticket, host, bytes) has returned, which must be
+ * called exactly once.
+ */
+al_status al_download(al_device* device, const void* memory, void* host,
+                      int64_t bytes, int64_t* ticket);
+al_status al_download_wait(al_device* device, int64_t ticket, void* host,
+                           int64_t bytes);
+
+al_status al_zero(al_device* device, void* memory, int64_t bytes);
+al_status al_copy(al_device* device, void* destination, const void* source,
+                  int64_t bytes);
+
+/* ---- losses --------------------------------------------------------------*/
+
+/** Number and kind of a loss of loss_ops.h by its name ("mae"). */
+al_status al_loss_find(const char* name, int32_t* loss, int32_t* kind);
+
+/**
+ * Unreduced loss. pred and target are [rows, cols]; natoms is [rows] in
+ * natoms_dtype (AL_INT32 or AL_INT64) or NULL for a loss that does not use it;
+ * out is [rows, cols] or [rows] by the kind of the loss, in the dtype of pred.
+ */
+al_status al_loss_forward(al_device* device, int32_t loss, int32_t dtype,
+                          const void* pred, const void* target,
+                          const void* natoms, int32_t natoms_dtype,
+                          int64_t rows, int64_t cols, void* out);
+
+/**
+ * grad = grad_output * d loss / d pred. grad_output has the shape of the
+ * unreduced loss; NULL means ones.
+ */
+al_status al_loss_backward(al_device* device, int32_t loss, int32_t dtype,
+                           const void* pred, const void* target,
+                           const void* natoms, int32_t natoms_dtype,
+                           int64_t rows, int64_t cols, const void* grad_output,
+                           void* grad);
+
+/**
+ * The fused pass of DDPLoss: reads pred and target once and writes
+ *   result->value = factor * sum of the unreduced loss
+ *   grad          = factor * d sum / d pred            (NULL: not wanted)
+ * with factor = scale / *normalizer, or scale if normalizer (a double in
+ * device memory) is NULL. In pred NaN counts as 0 and an infinity as the
+ * largest finite number of its sign; the gradient there is 0 and
+ * result->nonfinite counts them.
+ */
+al_status al_loss_reduce(al_device* device, int32_t loss, int32_t dtype,
+                         const void* pred, const void* target,
+                         const void* natoms, int32_t natoms_dtype, int64_t rows,
+                         int64_t cols, double scale, const double* normalizer,
+                         al_loss_result* result, void* grad);
+
+/** result->value = factor * sum of x, factor as above; nonfinite = 0. */
+al_status al_sum(al_device* device, int32_t dtype, const void* x, int64_t n,
+                 double scale, const double* normalizer,
+                 al_loss_result* result);
+
+/** out[i] = scale / *normalizer (or scale), for every i < n. */
+al_status al_fill(al_device* device, int32_t dtype, void* out, int64_t n,
+                  double scale, const double* normalizer);
+
+/** out = x with NaN as 0 and infinities as the largest finite numbers. */
+al_status al_nan_to_num(al_device* device, int32_t dtype, const void* x,
+                        int64_t n, void* out, int64_t* nonfinite);
+
+/** grad[i] = 0 wherever x[i] is NaN or infinite. */
+al_status al_zero_nonfinite(al_device* device, int32_t dtype, const void* x,
+                            int64_t n, void* grad);
+
+/* ---- matrix product and optimisers ---------------------------------------*/
+
+/**
+ * c = op(a) op(b), plus c where accumulate is not 0. op(a) is [m, k], op(b)
+ * [k, n], c [m, n]; transpose_a says that a is stored as [k, m], and so on.
+ * Half-precision products accumulate in float32.
+ */
+al_status al_matmul(al_device* device, int32_t dtype, int32_t transpose_a,
+                    int32_t transpose_b, int64_t m, int64_t n, int64_t k,
+                    const void* a, const void* b, void* c, int32_t accumulate);
+
+/**
+ * One step for `count` parameters at once; params[i], grads[i] and the states
+ * have sizes[i] elements. The arrays themselves are host memory and may be
+ * reused when the call returns. States are float32 for half-precision
+ * parameters, of the parameters' dtype otherwise, and start as zeros.
+ * Same arithmetic as torch.optim.Adam; weight_decay is L2, or decoupled
+ * (AdamW) if decoupled is not 0. step counts from 1.
+ */
+al_status al_adam_step(al_device* device, int32_t dtype, int32_t count,
+                       void* const* params, const void* const* grads,
+                       void* const* exp_avgs, void* const* exp_avg_sqs,
+                       const int64_t* sizes, int64_t step, double lr,
+                       double beta1, double beta2, double eps,
+                       double weight_decay, int32_t decoupled);
+
+/** As torch.optim.SGD; momentum_buffers may be NULL when momentum is 0. */
+al_status al_sgd_step(al_device* device, int32_t dtype, int32_t count,
+                      void* const* params, const void* const* grads,
+                      void* const* momentum_buffers, const int64_t* sizes,
+                      int64_t step, double lr, double momentum,
+                      double weight_decay, int32_t nesterov);
+
+/* ---- collectives ---------------------------------------------------------*/
+
+/**
+ * A process group is made in two steps, so that the rendezvous can stay in
+ * TypeScript: every replica opens the group and gets a blob to publish (socket
+ * addresses for Gloo; for NCCL the unique id, from rank 0 alone), then connects
+ * with the blobs of all ranks, concatenated in rank order.
+ *
+ * address is the address of this host that its peers can reach. timeout_ms
+ * bounds al_group_connect and each collective. *blob_bytes is the size of the
+ * blob: at most capacity, and the same on every rank.
+ */
+al_status al_group_open(al_device* device, int32_t rank, int32_t world_size,
+                        const char* address, int64_t timeout_ms, void* blob,
+                        int64_t capacity, int64_t* blob_bytes,
+                        al_group** group);
+al_status al_group_connect(al_group* group, const void* blobs, int64_t bytes);
+al_status al_group_close(al_group* group);
+
+/**
+ * `count` buffers of one dtype (floating or integer; AL_AVG floating only)
+ * reduced in place as one collective. The two arrays are host memory.
+ */
+al_status al_all_reduce(al_group* group, int32_t dtype, int32_t op,
+                        int32_t count, void* const* buffers,
+                        const int64_t* sizes);
+
+al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
+                       int32_t root);
+
+/**
+ * totals[i] (device memory) = sum over the replicas of counts[i] (host
+ * memory), in one collective that does not delay the device's own work;
+ * what reads totals on this device afterwards is ordered behind it.
+ */
+al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
+                              double* totals);
+
+/** Returns when every replica has called it and the device is idle. */
+al_status al_barrier(al_group* group);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* ATOMLOSS_H */

@@ -1,0 +1,110 @@
+/**
+ * Freed blocks kept for reuse by size, and the account of those in use. A pool
+ * or the system costs about as much per call as a small loss; a training step
+ * asks for the same sizes again and again. Shared by both libraries.
+ */
+#ifndef ATOMLOSS_BLOCK_CACHE_H
+#define ATOMLOSS_BLOCK_CACHE_H
+
+#include <cstdint>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+namespace atomloss {
+
+class BlockCache {
+ public:
+  /** limit: the most bytes kept for reuse. */
+  explicit BlockCache(int64_t limit) : limit_(limit) {}
+
+  /**
+   * The size that a request is served with: sizes that differ little share
+   * their blocks, at a waste of at most an eighth.
+   */
+  static int64_t size_class(int64_t bytes) {
+    constexpr int64_t kSmallest = 256;
+    if (bytes <= kSmallest) return kSmallest;
+    int64_t power = kSmallest;
+    while (power <= bytes / 2) power *= 2;
+    const int64_t step = power / 8 > kSmallest ? power / 8 : kSmallest;
+    return (bytes + step - 1) / step * step;
+  }
+
+  /** A kept block of this size class, now in use; nullptr if there is none. */
+  void* take(int64_t size) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = kept_.find(size);
+    if (found == kept_.end() || found->second.empty()) return nullptr;
+    void* block = found->second.back();
+    found->second.pop_back();
+    kept_bytes_ -= size;
+    used_[block] = size;
+    used_bytes_ += size;
+    return block;
+  }
+
+  /** Accounts for a new block. */
+  void add(void* block, int64_t size) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    used_[block] = size;
+    used_bytes_ += size;
+  }
+
+  enum class Freed { kKept, kSurplus, kUnknown };
+
+  /** kSurplus: over the limit, the caller releases the block. */
+  Freed give(void* block) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = used_.find(block);
+    if (found == used_.end()) return Freed::kUnknown;
+    const int64_t size = found->second;
+    used_.erase(found);
+    used_bytes_ -= size;
+    if (kept_bytes_ + size > limit_) return Freed::kSurplus;
+    kept_[size].push_back(block);
+    kept_bytes_ += size;
+    return Freed::kKept;
+  }
+
+  /** Every kept block, no longer accounted for: the caller releases them. */
+  std::vector<void*> drain() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<void*> blocks;
+    for (auto& entry : kept_)
+      blocks.insert(blocks.end(), entry.second.begin(), entry.second.end());
+    kept_.clear();
+    kept_bytes_ = 0;
+    return blocks;
+  }
+
+  /** Every block in use, no longer accounted for. */
+  std::vector<void*> abandon() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<void*> blocks;
+    for (const auto& entry : used_) blocks.push_back(entry.first);
+    used_.clear();
+    used_bytes_ = 0;
+    return blocks;
+  }
+
+  /** The first three numbers of al_memory_state(). */
+  void state(int64_t* out) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    out[0] = static_cast<int64_t>(used_.size());
+    out[1] = used_bytes_;
+    out[2] = kept_bytes_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unordered_map<int64_t, std::vector<void*>> kept_;
+  std::unordered_map<void*, int64_t> used_;
+  int64_t kept_bytes_ = 0;
+  int64_t used_bytes_ = 0;
+  const int64_t limit_;
+};
+
+}  // namespace atomloss
+
+#endif /* ATOMLOSS_BLOCK_CACHE_H */

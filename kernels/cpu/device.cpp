@@ -1,0 +1,164 @@
+/** The CPU as a device: its memory, and calls that are done when they return.
+ */
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "block_cache.h"
+#include "parallel.h"
+#include "status.h"
+#include "stream.h"
+
+/* Debian's OpenBLAS and Gloo have no header that is free of other needs. */
+extern "C" char* openblas_get_config(void);
+
+using atomloss::BlockCache;
+
+namespace {
+
+constexpr int64_t kAlignment = 256;
+
+/** More than this many freed bytes go back to the system. */
+constexpr int64_t kCacheLimit = int64_t{2} << 30;
+
+/** Bytes that one thread copies at a time. */
+constexpr int64_t kCopyBlock = 1 << 18;
+
+int64_t free_bytes() {
+  return static_cast<int64_t>(sysconf(_SC_AVPHYS_PAGES)) *
+         sysconf(_SC_PAGESIZE);
+}
+
+}  // namespace
+
+struct al_device {
+  BlockCache blocks{kCacheLimit};
+
+  void release_kept() {
+    for (void* block : blocks.drain()) free(block);
+  }
+};
+
+/* ---- library and device --------------------------------------------------*/
+
+int32_t al_abi_version(void) { return AL_ABI_VERSION; }
+
+al_status al_versions(char* text, int64_t capacity) {
+  snprintf(text, static_cast<size_t>(capacity),
+           "{\"compiler\": \"g++ %d.%d.%d\", \"openblas\": \"%s\"}", __GNUC__,
+           __GNUC_MINOR__, __GNUC_PATCHLEVEL__, openblas_get_config());
+  return AL_OK;
+}
+
+al_status al_device_count(int32_t* count) {
+  *count = 1;
+  return AL_OK;
+}
+
+al_status al_device_open(int32_t ordinal, al_device** device) {
+  if (ordinal != 0)
+    return al_fail(AL_NO_DEVICE, "there is one CPU device, number 0; not %d",
+                   ordinal);
+  return al_guard([&] {
+    *device = new al_device;
+    return AL_OK;
+  });
+}
+
+al_status al_device_close(al_device* device) {
+  device->release_kept();
+  for (void* block : device->blocks.abandon()) free(block);
+  delete device;
+  return AL_OK;
+}
+
+al_status al_synchronize(al_device*) { return AL_OK; }
+
+al_status al_memory_state(al_device* device, int64_t* state) {
+  device->blocks.state(state);
+  state[3] = free_bytes();
+  return AL_OK;
+}
+
+/* ---- memory --------------------------------------------------------------*/
+
+al_status al_alloc(al_device* device, int64_t bytes, void** memory) {
+  if (bytes < 0)
+    return al_fail(AL_INVALID_ARGUMENT, "cannot allocate %lld bytes",
+                   static_cast<long long>(bytes));
+  return al_guard([&]() -> al_status {
+    const int64_t size = BlockCache::size_class(bytes);
+    void* block = device->blocks.take(size);
+    if (block == nullptr) {
+      block = aligned_alloc(kAlignment, static_cast<size_t>(size));
+      if (block == nullptr) {
+        device->release_kept();
+        block = aligned_alloc(kAlignment, static_cast<size_t>(size));
+      }
+      if (block == nullptr)
+        return al_fail(AL_OUT_OF_MEMORY,
+                       "out of memory: %lld bytes asked, %lld bytes free",
+                       static_cast<long long>(bytes),
+                       static_cast<long long>(free_bytes()));
+      device->blocks.add(block, size);
+    }
+    *memory = block;
+    return AL_OK;
+  });
+}
+
+al_status al_free(al_device* device, void* memory) {
+  return al_guard([&]() -> al_status {
+    switch (device->blocks.give(memory)) {
+      case BlockCache::Freed::kKept:
+        return AL_OK;
+      case BlockCache::Freed::kSurplus:
+        free(memory);
+        return AL_OK;
+      case BlockCache::Freed::kUnknown:
+        break;
+    }
+    return al_fail(AL_INVALID_ARGUMENT,
+                   "%p is not memory of this device, or was freed before",
+                   memory);
+  });
+}
+
+al_status al_copy(al_device*, void* destination, const void* source,
+                  int64_t bytes) {
+  const bool stream = bytes >= atomloss::kStreamBytes;
+  atomloss::for_blocks(
+      bytes, kCopyBlock, bytes / 4, [&](int64_t, int64_t begin, int64_t end) {
+        char* to = static_cast<char*>(destination) + begin;
+        const char* from = static_cast<const char*>(source) + begin;
+        if (stream) {
+          atomloss::stream_out(to, from, end - begin);
+          atomloss::stream_fence();
+        } else {
+          memcpy(to, from, end - begin);
+        }
+      });
+  return AL_OK;
+}
+
+al_status al_upload(al_device* device, void* memory, const void* host,
+                    int64_t bytes) {
+  return al_copy(device, memory, host, bytes);
+}
+
+al_status al_download(al_device* device, const void* memory, void* host,
+                      int64_t bytes, int64_t* ticket) {
+  *ticket = 0;
+  return al_copy(device, host, memory, bytes);
+}
+
+al_status al_download_wait(al_device*, int64_t ticket, void*, int64_t) {
+  return al_fail(AL_INVALID_ARGUMENT, "no download has the ticket %lld",
+                 static_cast<long long>(ticket));
+}
+
+al_status al_zero(al_device*, void* memory, int64_t bytes) {
+  memset(memory, 0, static_cast<size_t>(bytes));
+  return AL_OK;
+}

@@ -1,0 +1,234 @@
+/** The losses of kernels/loss_ops.h: arguments checked here, computed there. */
+import { DTypeError, InternalError, ShapeError } from "../errors.ts";
+import type { Library } from "../ffi/library.ts";
+import { nativeOf } from "../tensor/device.ts";
+import { dtypeCode, isFloating } from "../tensor/dtype.ts";
+import { formatShape, type Shape } from "../tensor/shape.ts";
+import {
+  checkDevice,
+  checkLike,
+  checkTensor,
+  outputTensor,
+  type Tensor,
+} from "../tensor/tensor.ts";
+import type { Loss, OutOptions } from "./loss.ts";
+
+/** al_loss_kind of kernels/atomloss.h. */
+const KINDS = { element: 0, row: 1 };
+
+/** What the C ABI needs to know of a loss's input. */
+export interface LossInput {
+  readonly loss: number;
+  readonly natoms: Tensor | null;
+  readonly rows: number;
+  readonly cols: number;
+}
+
+/** Throws unless pred and target can be compared: same shape, dtype, device; floating. */
+export function checkPair(
+  pred: Tensor,
+  target: Tensor,
+  names: readonly [string, string],
+): void {
+  checkTensor(pred, names[0]);
+  checkLike(pred, target, names[1]);
+  if (!isFloating(pred.dtype)) {
+    throw new DTypeError(
+      `${
+        names[0]
+      } has dtype ${pred.dtype}, expected float32, float64, float16 or bfloat16`,
+    );
+  }
+}
+
+/** A loss that the native library computes. */
+export abstract class NativeLoss implements Loss {
+  /** Name in kernels/loss_ops.h. */
+  abstract readonly name: string;
+  /** Whether there is one value per element or one per row. */
+  protected abstract readonly kind: keyof typeof KINDS;
+  /** Whether natoms is read. */
+  protected readonly usesNatoms: boolean = false;
+  readonly #numbers = new Map<Library, number>();
+
+  /**
+   * Shape of the unreduced loss for predictions of this shape.
+   *
+   * @throws {ShapeError} if predictions cannot have this shape.
+   */
+  outputShape(shape: Shape): Shape {
+    return shape;
+  }
+
+  /**
+   * The unreduced loss. Enqueued on the device; does not wait.
+   *
+   * @param pred Predictions; float32, float64, float16 or bfloat16.
+   * @param target References; shape, dtype and device of `pred`.
+   * @param natoms Atoms per structure, int32 or int64; read by per-atom losses alone.
+   * @param options `out`: where to put the result.
+   * @returns One entry per element or row, in the dtype of `pred`.
+   * @throws {ShapeError} if the shapes differ (there is no broadcasting) or are not allowed.
+   * @throws {DTypeError} if the dtypes differ or are not floating.
+   * @throws {DeviceError} if the devices differ.
+   * @throws {DisposedError} if a tensor was disposed.
+   */
+  forward(
+    pred: Tensor,
+    target: Tensor,
+    natoms: Tensor | null = null,
+    options: OutOptions = {},
+  ): Tensor {
+    checkPair(pred, target, ["pred", "target"]);
+    const input = this.prepare(pred, natoms);
+    const { library, handle } = nativeOf(pred.device);
+    const shape = this.outputShape(pred.shape);
+    const out = outputTensor(pred.device, shape, pred.dtype, options.out, [
+      pred,
+      target,
+    ]);
+    library.check(
+      library.symbols.al_loss_forward(
+        handle,
+        input.loss,
+        dtypeCode(pred.dtype),
+        pred.pointer,
+        target.pointer,
+        input.natoms?.pointer ?? null,
+        dtypeCode(input.natoms?.dtype ?? "int64"),
+        BigInt(input.rows),
+        BigInt(input.cols),
+        out.pointer,
+      ),
+    );
+    return out;
+  }
+
+  /**
+   * Gradient with respect to `pred`. Enqueued on the device; does not wait.
+   *
+   * @param pred Predictions, as for `forward`.
+   * @param target References, as for `forward`.
+   * @param natoms Atoms per structure, as for `forward`.
+   * @param gradOutput Gradient with respect to what `forward` returned, with
+   * its shape and dtype; default: ones.
+   * @param options `out`: where to put the result.
+   * @returns Tensor like `pred`.
+   * @throws {ShapeError | DTypeError | DeviceError | DisposedError} as `forward`.
+   */
+  backward(
+    pred: Tensor,
+    target: Tensor,
+    natoms: Tensor | null = null,
+    gradOutput: Tensor | null = null,
+    options: OutOptions = {},
+  ): Tensor {
+    checkPair(pred, target, ["pred", "target"]);
+    const input = this.prepare(pred, natoms);
+    const inputs = [pred, target];
+    if (gradOutput !== null) {
+      checkTensor(gradOutput, "gradOutput");
+      checkGradOutput(gradOutput, pred, this.outputShape(pred.shape));
+      inputs.push(gradOutput);
+    }
+    const { library, handle } = nativeOf(pred.device);
+    const out = outputTensor(
+      pred.device,
+      pred.shape,
+      pred.dtype,
+      options.out,
+      inputs,
+    );
+    library.check(
+      library.symbols.al_loss_backward(
+        handle,
+        input.loss,
+        dtypeCode(pred.dtype),
+        pred.pointer,
+        target.pointer,
+        input.natoms?.pointer ?? null,
+        dtypeCode(input.natoms?.dtype ?? "int64"),
+        BigInt(input.rows),
+        BigInt(input.cols),
+        gradOutput?.pointer ?? null,
+        out.pointer,
+      ),
+    );
+    return out;
+  }
+
+  /** Checks shape and natoms, and says what to pass on. For this package. */
+  prepare(pred: Tensor, natoms: Tensor | null): LossInput {
+    // Also throws for a shape that this loss does not take.
+    const output = this.outputShape(pred.shape);
+    const rows = this.kind === "row" ? output[0]! : pred.size;
+    return {
+      loss: this.#number(nativeOf(pred.device).library),
+      natoms: this.usesNatoms ? this.#checkNatoms(pred, natoms) : null,
+      rows,
+      cols: this.kind === "row" ? pred.shape[1]! : 1,
+    };
+  }
+
+  #checkNatoms(pred: Tensor, natoms: Tensor | null): Tensor {
+    if (natoms === null || natoms === undefined) {
+      throw new ShapeError(
+        `${this.name} needs natoms, one number per structure: ${
+          pred.shape[0]
+        } of them`,
+      );
+    }
+    checkTensor(natoms, "natoms");
+    checkDevice(pred, natoms, "natoms");
+    if (natoms.dtype !== "int32" && natoms.dtype !== "int64") {
+      throw new DTypeError(
+        `natoms has dtype ${natoms.dtype}, expected int32 or int64`,
+      );
+    }
+    if (natoms.size !== pred.size) {
+      throw new ShapeError(
+        `natoms has shape ${
+          formatShape(natoms.shape)
+        }, expected ${pred.size} numbers, ` +
+          `one per row of pred ${formatShape(pred.shape)}`,
+      );
+    }
+    return natoms;
+  }
+
+  /** The number of this loss in a native library. */
+  #number(library: Library): number {
+    let number = this.#numbers.get(library);
+    if (number === undefined) {
+      const loss = new Int32Array(1);
+      const kind = new Int32Array(1);
+      const name = new TextEncoder().encode(`${this.name}\0`);
+      library.check(library.symbols.al_loss_find(name, loss, kind));
+      if (kind[0] !== KINDS[this.kind]) {
+        throw new InternalError(
+          `${this.name} is not a loss per ${this.kind} in ${library.path}`,
+        );
+      }
+      number = loss[0]!;
+      this.#numbers.set(library, number);
+    }
+    return number;
+  }
+}
+
+/** Throws unless gradOutput is like the unreduced loss of pred. */
+function checkGradOutput(gradOutput: Tensor, pred: Tensor, shape: Shape): void {
+  checkDevice(pred, gradOutput, "gradOutput");
+  if (gradOutput.dtype !== pred.dtype) {
+    throw new DTypeError(
+      `gradOutput has dtype ${gradOutput.dtype}, expected ${pred.dtype}`,
+    );
+  }
+  if (formatShape(gradOutput.shape) !== formatShape(shape)) {
+    throw new ShapeError(
+      `gradOutput has shape ${formatShape(gradOutput.shape)}, expected ${
+        formatShape(shape)
+      }`,
+    );
+  }
+}

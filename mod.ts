@@ -1,0 +1,38 @@
+/**
+ * Loss functions of atomistic machine learning, with gradients, on CPUs and
+ * NVIDIA GPUs, alone or over the replicas of a data-parallel job.
+ *
+ * @example
+ * ```ts
+ * import { DDPLoss, Device } from "@atomloss/atomloss";
+ *
+ * using device = await Device.open("auto");
+ * using pred = device.tensor(new Float32Array([1, 2, 3]), [1, 3]);
+ * using target = device.zeros([1, 3], "float32");
+ * using result = new DDPLoss("mae").valueAndGrad(pred, target);
+ * console.log(await result.value.item()); // 2
+ * ```
+ *
+ * @module
+ */
+export * from "./errors.ts";
+export { Device, type MemoryState } from "./tensor/device.ts";
+export type { DType, TensorData } from "./tensor/dtype.ts";
+export type { Shape } from "./tensor/shape.ts";
+export { type NonFiniteListener, Tensor } from "./tensor/tensor.ts";
+export { matmul, type MatmulOptions } from "./tensor/matmul.ts";
+export {
+  Adam,
+  type AdamOptions,
+  SGD,
+  type SGDOptions,
+} from "./tensor/optimizers.ts";
+export type { Loss, OutOptions } from "./loss/loss.ts";
+export { L2NormLoss, MAELoss, MSELoss, PerAtomMAELoss } from "./loss/losses.ts";
+export { registerLoss } from "./loss/registry.ts";
+export {
+  DDPLoss,
+  type DDPLossOptions,
+  type Reduction,
+  type ValueAndGrad,
+} from "./loss/ddp_loss.ts";

@@ -1,0 +1,211 @@
+/** Devices: where tensors live and losses are computed. */
+import {
+  ArgumentError,
+  BuildError,
+  DeviceError,
+  DisposedError,
+} from "../errors.ts";
+import { type Backend, Library } from "../ffi/library.ts";
+import { type DType, type TensorData } from "./dtype.ts";
+import { Tensor } from "./tensor.ts";
+import type { Shape } from "./shape.ts";
+
+/** A device's side of the C ABI, for the modules of this package. */
+export interface NativeDevice {
+  readonly library: Library;
+  readonly handle: NonNullable<Deno.PointerValue>;
+  /** Set when the handle is gone, so that late finalizers leave it alone. */
+  closed: boolean;
+}
+
+/** What memory a device holds for this process, in bytes. */
+export interface MemoryState {
+  /** Tensors alive. */
+  readonly tensors: number;
+  /** Their bytes. */
+  readonly used: number;
+  /** Bytes of freed blocks kept for reuse. */
+  readonly cached: number;
+  /** Bytes that the device has free. */
+  readonly free: number;
+}
+
+/** "cpu", "cuda", "cuda:1" or "auto", taken apart. */
+function parseDevice(
+  spec: string,
+): { backend: Backend | "auto"; ordinal: number } {
+  const match = /^(?:(cpu|auto)|(cuda)(?::(\d+))?)$/.exec(spec);
+  if (match === null) {
+    throw new ArgumentError(
+      `device '${spec}' is unknown: expected "cpu", "cuda", "cuda:1" (any ordinal) or "auto"`,
+    );
+  }
+  return {
+    backend: (match[1] ?? match[2]) as Backend | "auto",
+    ordinal: Number(match[3] ?? 0),
+  };
+}
+
+/** Closes a device, which frees all its memory. Safe to call again. */
+function close(native: NativeDevice): void {
+  if (native.closed) return;
+  native.closed = true;
+  native.library.check(native.library.symbols.al_device_close(native.handle));
+}
+
+/** Closes devices that were never disposed. */
+const registry = new FinalizationRegistry<NativeDevice>(close);
+
+let friend: (device: Device) => NativeDevice;
+
+/**
+ * A place for tensors and computation: the CPU or one NVIDIA GPU.
+ *
+ * Calls on a device are enqueued in order; only `data()`, `item()`,
+ * {@linkcode Device.synchronize} and `ProcessGroup.barrier` wait for it.
+ *
+ * @example
+ * ```ts
+ * import { Device } from "@atomloss/atomloss";
+ *
+ * using device = await Device.open("cpu");
+ * using forces = device.zeros([4, 3], "float32");
+ * console.log(device.name, forces.shape); // cpu [ 4, 3 ]
+ * ```
+ */
+export class Device {
+  /** "cpu", or "cuda:" and the ordinal. */
+  readonly name: string;
+  /** "cpu" or "cuda". */
+  readonly type: Backend;
+  readonly #native: NativeDevice;
+
+  static {
+    friend = (device) => {
+      if (device.#native.closed) {
+        throw new DisposedError(`device ${device.name} was disposed`);
+      }
+      return device.#native;
+    };
+  }
+
+  private constructor(type: Backend, ordinal: number, native: NativeDevice) {
+    this.type = type;
+    this.name = type === "cpu" ? "cpu" : `${type}:${ordinal}`;
+    this.#native = native;
+    registry.register(this, native, this);
+  }
+
+  /**
+   * Opens a device and, the first time on a machine, compiles the native
+   * library for it.
+   *
+   * @param spec `"cpu"`, `"cuda"`, `"cuda:1"` (any ordinal), or `"auto"`: a GPU
+   * if there is one that works, otherwise the CPU, with one line that says why.
+   * @throws {ArgumentError} if spec is none of these.
+   * @throws {BuildError} if the library cannot be built; names what to install.
+   * @throws {DeviceError} if there is no such device.
+   */
+  static async open(spec = "auto"): Promise<Device> {
+    const { backend, ordinal } = parseDevice(spec);
+    if (backend !== "auto") return await Device.#open(backend, ordinal);
+    try {
+      return await Device.#open("cuda", 0);
+    } catch (error) {
+      if (!(error instanceof BuildError || error instanceof DeviceError)) {
+        throw error;
+      }
+      const [reason] = error.message.split("\n");
+      console.error(`atomloss: using the CPU, since ${reason}`);
+      return await Device.#open("cpu", 0);
+    }
+  }
+
+  static async #open(backend: Backend, ordinal: number): Promise<Device> {
+    const library = await Library.get(backend);
+    const handle = new BigUint64Array(1);
+    library.check(library.symbols.al_device_open(ordinal, handle));
+    return new Device(backend, ordinal, {
+      library,
+      handle: Deno.UnsafePointer.create(handle[0]!)!,
+      closed: false,
+    });
+  }
+
+  /** How many devices of a type there are; 0 GPUs on a machine without a driver. */
+  static async count(type: Backend): Promise<number> {
+    const library = await Library.get(type);
+    const count = new Int32Array(1);
+    library.check(library.symbols.al_device_count(count));
+    return count[0]!;
+  }
+
+  /** Versions of the libraries that compute on this device (OpenBLAS; cuBLAS, NCCL, …). */
+  get versions(): Record<string, string> {
+    return friend(this).library.versions();
+  }
+
+  /**
+   * A tensor with a copy of data, row by row.
+   *
+   * @param data The elements. Their dtype follows from the array; `Uint16Array`
+   * bit patterns need `"bfloat16"`, and a `Uint8Array` needs `"bool"`.
+   * @param shape Lengths of the dimensions; default: one dimension.
+   * @throws {ShapeError} if the shape does not have as many elements as data.
+   * @throws {DTypeError} if dtype and array do not belong together.
+   * @throws {OutOfMemoryError} if the device has too little memory.
+   */
+  tensor(
+    data: TensorData,
+    shape: Shape = [data.length],
+    dtype?: DType,
+  ): Tensor {
+    return Tensor.from(this, data, shape, dtype);
+  }
+
+  /** A tensor of zeros. */
+  zeros(shape: Shape, dtype: DType = "float32"): Tensor {
+    return Tensor.zeros(this, shape, dtype);
+  }
+
+  /** A tensor whose elements are not set: to be passed as `out`. */
+  empty(shape: Shape, dtype: DType = "float32"): Tensor {
+    return Tensor.empty(this, shape, dtype);
+  }
+
+  /** Waits until all that was enqueued is done. Does not block the event loop. */
+  async synchronize(): Promise<void> {
+    const { library, handle } = friend(this);
+    library.check(await library.symbols.al_synchronize(handle));
+  }
+
+  /** What memory this process uses on the device. */
+  get memory(): MemoryState {
+    const { library, handle } = friend(this);
+    const state = new BigInt64Array(4);
+    library.check(library.symbols.al_memory_state(handle, state));
+    const [tensors, used, cached, free] = [...state].map(Number);
+    return { tensors: tensors!, used: used!, cached: cached!, free: free! };
+  }
+
+  /** Frees the device and every tensor on it. Safe to call again. */
+  [Symbol.dispose](): void {
+    registry.unregister(this);
+    close(this.#native);
+  }
+
+  /** The same as disposing. */
+  dispose(): void {
+    this[Symbol.dispose]();
+  }
+
+  /** `Device(cpu)`. */
+  toString(): string {
+    return `Device(${this.name})`;
+  }
+}
+
+/** The native side of a device. Throws if it was disposed. */
+export function nativeOf(device: Device): NativeDevice {
+  return friend(device);
+}

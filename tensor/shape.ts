@@ -1,0 +1,36 @@
+/** Shapes: what is allowed, how many elements, how they are written. */
+import { ShapeError } from "../errors.ts";
+
+/** Lengths of the dimensions; `[]` is a scalar. */
+export type Shape = readonly number[];
+
+/** `[3, 2]`, for messages. */
+export function formatShape(shape: Shape): string {
+  return `[${shape.join(", ")}]`;
+}
+
+/** Number of elements. Throws {@linkcode ShapeError} for a shape that cannot be. */
+export function shapeSize(shape: Shape): number {
+  let size = 1;
+  for (const length of shape) {
+    if (!Number.isSafeInteger(length) || length < 0) {
+      throw new ShapeError(
+        `shape ${formatShape(shape)} is not a list of lengths >= 0`,
+      );
+    }
+    size *= length;
+  }
+  if (!Number.isSafeInteger(size)) {
+    throw new ShapeError(
+      `shape ${formatShape(shape)} has more elements than can be counted`,
+    );
+  }
+  return size;
+}
+
+/** Whether two shapes are the same. No broadcasting. */
+export function equalShapes(a: Shape, b: Shape): boolean {
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
+}

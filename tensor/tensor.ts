@@ -1,0 +1,398 @@
+/** Dense, row-major arrays in a device's memory. */
+import {
+  ArgumentError,
+  DeviceError,
+  DisposedError,
+  DTypeError,
+  ShapeError,
+} from "../errors.ts";
+import { type Device, type NativeDevice, nativeOf } from "./device.ts";
+import {
+  checkArray,
+  checkDType,
+  type DType,
+  dtypeBytes,
+  dtypeOf,
+  emptyArray,
+  type TensorData,
+} from "./dtype.ts";
+import { equalShapes, formatShape, type Shape, shapeSize } from "./shape.ts";
+
+type Pointer = NonNullable<Deno.PointerValue>;
+
+/** What a finalizer needs to free a tensor's memory. */
+interface Memory {
+  readonly native: NativeDevice;
+  readonly pointer: Pointer;
+}
+
+function free({ native, pointer }: Memory): void {
+  // A closed device has freed its memory already.
+  if (native.closed) return;
+  native.library.check(native.library.symbols.al_free(native.handle, pointer));
+}
+
+/** Frees tensors that were never disposed. */
+const registry = new FinalizationRegistry<Memory>(free);
+
+/** Receives the address of a new block; calls are synchronous, one is enough. */
+const address = new BigUint64Array(1);
+
+/** Bytes of al_loss_result, and where its count of non-finite entries is. */
+const RESULT_BYTES = 16;
+const NONFINITE_OFFSET = 8;
+
+/** Told how many entries of a loss's input were NaN or infinite, when its value is read. */
+export type NonFiniteListener = (count: number) => void;
+
+let friend: {
+  listen: (tensor: Tensor, listener: NonFiniteListener) => void;
+};
+
+/**
+ * A dense, row-major array in the memory of a {@linkcode Device}.
+ *
+ * Made by `device.tensor`, `device.zeros` or an operation. Dispose it when it
+ * is no longer needed (`using`); a garbage-collected tensor is freed as well,
+ * but later. Work already enqueued on the device may still use the memory of a
+ * disposed tensor.
+ *
+ * @example
+ * ```ts
+ * import { Device } from "@atomloss/atomloss";
+ *
+ * using device = await Device.open("cpu");
+ * using energy = device.tensor(new Float64Array([-4.3, -8.7]), [2, 1]);
+ * console.log(energy.dtype, energy.size); // float64 2
+ * console.log(await energy.data()); // Float64Array(2) [ -4.3, -8.7 ]
+ * ```
+ */
+export class Tensor {
+  /** Where the elements are. */
+  readonly device: Device;
+  /** Type of the elements. */
+  readonly dtype: DType;
+  /** Lengths of the dimensions; `[]` is a scalar. */
+  readonly shape: Shape;
+  /** Number of elements. */
+  readonly size: number;
+  #memory: Memory | undefined;
+  #listener: NonFiniteListener | undefined;
+
+  static {
+    friend = {
+      listen: (tensor, listener) => {
+        tensor.#listener = listener;
+      },
+    };
+  }
+
+  private constructor(
+    device: Device,
+    dtype: DType,
+    shape: Shape,
+    size: number,
+    memory: Memory,
+  ) {
+    this.device = device;
+    this.dtype = dtype;
+    this.shape = shape;
+    this.size = size;
+    this.#memory = memory;
+    registry.register(this, memory, this);
+  }
+
+  /**
+   * A tensor whose elements are not set. See `device.empty`.
+   *
+   * @throws {ShapeError} if a length is not an integer >= 0.
+   * @throws {OutOfMemoryError} if the device has too little memory.
+   */
+  static empty(device: Device, shape: Shape, dtype: DType): Tensor {
+    const size = shapeSize(shape);
+    const bytes = size * dtypeBytes(checkDType(dtype));
+    const native = nativeOf(device);
+    const { library, handle } = native;
+    library.check(library.symbols.al_alloc(handle, BigInt(bytes), address));
+    const pointer = Deno.UnsafePointer.create(address[0]!)!;
+    return new Tensor(device, dtype, Object.freeze([...shape]), size, {
+      native,
+      pointer,
+    });
+  }
+
+  /** A tensor of zeros. See `device.zeros`. */
+  static zeros(device: Device, shape: Shape, dtype: DType): Tensor {
+    const tensor = Tensor.empty(device, shape, dtype);
+    const { library, handle } = nativeOf(device);
+    library.check(
+      library.symbols.al_zero(
+        handle,
+        tensor.pointer,
+        BigInt(tensor.byteLength),
+      ),
+    );
+    return tensor;
+  }
+
+  /** A tensor with a copy of data. See `device.tensor`. */
+  static from(
+    device: Device,
+    data: TensorData,
+    shape: Shape,
+    dtype: DType = dtypeOf(data),
+  ): Tensor {
+    checkArray(data, checkDType(dtype));
+    if (shapeSize(shape) !== data.length) {
+      throw new ShapeError(
+        `shape ${formatShape(shape)} has ${
+          shapeSize(shape)
+        } elements, the data has ${data.length}`,
+      );
+    }
+    const tensor = Tensor.empty(device, shape, dtype);
+    tensor.#upload(data);
+    return tensor;
+  }
+
+  #upload(data: TensorData): void {
+    const { library, handle } = nativeOf(this.device);
+    library.check(
+      library.symbols.al_upload(
+        handle,
+        this.pointer,
+        data,
+        BigInt(this.byteLength),
+      ),
+    );
+  }
+
+  /** Bytes of the elements. */
+  get byteLength(): number {
+    return this.size * dtypeBytes(this.dtype);
+  }
+
+  /**
+   * Address of the first element, for other FFI libraries: memory of the
+   * device, valid until the tensor is disposed.
+   *
+   * @throws {DisposedError} if the tensor or its device was disposed.
+   */
+  get pointer(): Pointer {
+    const memory = this.#memory;
+    if (memory === undefined || memory.native.closed) {
+      throw new DisposedError(
+        `tensor ${this.dtype}${formatShape(this.shape)} was disposed${
+          memory === undefined ? "" : " with its device"
+        }`,
+      );
+    }
+    return memory.pointer;
+  }
+
+  /** Whether {@linkcode Tensor.dispose} was called, or the device is gone. */
+  get disposed(): boolean {
+    return this.#memory === undefined || this.#memory.native.closed;
+  }
+
+  /**
+   * The elements as they are after everything enqueued so far, in the typed
+   * array of the dtype (bfloat16: bit patterns in a `Uint16Array`). Waits for
+   * the device without blocking the event loop.
+   *
+   * @throws {DisposedError} if the tensor was disposed.
+   * @throws {CollectiveError} if a collective it depends on failed.
+   */
+  async data(): Promise<TensorData> {
+    const out = emptyArray(this.dtype, this.size);
+    const listener = this.#listener;
+    if (listener === undefined) {
+      await this.#download(out);
+      return out;
+    }
+    const result = new Uint8Array(RESULT_BYTES);
+    await this.#download(result);
+    new Uint8Array(out.buffer).set(result.subarray(0, out.byteLength));
+    const count = new DataView(result.buffer).getBigInt64(
+      NONFINITE_OFFSET,
+      true,
+    );
+    if (count > 0n) listener(Number(count));
+    return out;
+  }
+
+  async #download(out: TensorData): Promise<void> {
+    const { library, handle } = nativeOf(this.device);
+    const bytes = BigInt(out.byteLength);
+    const ticket = new BigInt64Array(1);
+    library.check(
+      library.symbols.al_download(handle, this.pointer, out, bytes, ticket),
+    );
+    // Ticket 0: the bytes are here.
+    if (ticket[0] === 0n) return;
+    library.check(
+      await library.symbols.al_download_wait(handle, ticket[0]!, out, bytes),
+    );
+  }
+
+  /**
+   * The only element, as a number.
+   *
+   * @throws {ShapeError} if the tensor does not have exactly one element.
+   * @throws {DisposedError} if the tensor was disposed.
+   */
+  async item(): Promise<number> {
+    if (this.size !== 1) {
+      throw new ShapeError(
+        `item() needs a tensor of one element, not of shape ${
+          formatShape(this.shape)
+        }`,
+      );
+    }
+    return (await this.toList())[0]!;
+  }
+
+  /** The elements in order as numbers, whatever the dtype. Waits like {@linkcode Tensor.data}. */
+  async toList(): Promise<number[]> {
+    const data = await this.data();
+    if (this.dtype !== "bfloat16") return Array.from(data, Number);
+    // A bfloat16 is the upper half of a float32.
+    const wide = Uint32Array.from(data as Uint16Array, (bits) => bits << 16);
+    return Array.from(new Float32Array(wide.buffer));
+  }
+
+  /**
+   * Copies the elements of another tensor, or of a typed array, into this one.
+   *
+   * @param source As many elements of the same dtype; a tensor must have the
+   * same shape and device.
+   * @returns This tensor.
+   * @throws {ShapeError | DTypeError | DeviceError} if it does not fit.
+   */
+  copy_(source: Tensor | TensorData): this {
+    if (source instanceof Tensor) {
+      checkLike(this, source, "the source of copy_");
+      const { library, handle } = nativeOf(this.device);
+      library.check(
+        library.symbols.al_copy(
+          handle,
+          this.pointer,
+          source.pointer,
+          BigInt(this.byteLength),
+        ),
+      );
+    } else {
+      checkArray(source, this.dtype);
+      if (source.length !== this.size) {
+        throw new ShapeError(
+          `copy_ into shape ${
+            formatShape(this.shape)
+          } needs ${this.size} elements, the data has ${source.length}`,
+        );
+      }
+      this.#upload(source);
+    }
+    this.#listener = undefined;
+    return this;
+  }
+
+  /** Gives the memory back for reuse. Safe to call again. */
+  [Symbol.dispose](): void {
+    const memory = this.#memory;
+    if (memory === undefined) return;
+    this.#memory = undefined;
+    registry.unregister(this);
+    free(memory);
+  }
+
+  /** The same as disposing. */
+  dispose(): void {
+    this[Symbol.dispose]();
+  }
+
+  /** `Tensor(float32[4, 3], cpu)`. */
+  toString(): string {
+    return `Tensor(${this.dtype}${
+      formatShape(this.shape)
+    }, ${this.device.name})`;
+  }
+}
+
+/** Throws unless value is a tensor. For callers without types. */
+export function checkTensor(
+  value: unknown,
+  what: string,
+): asserts value is Tensor {
+  if (!(value instanceof Tensor)) {
+    throw new ArgumentError(
+      `${what} must be a Tensor, not ${value === null ? "null" : typeof value}`,
+    );
+  }
+}
+
+/** Throws unless other has the device of tensor. */
+export function checkDevice(tensor: Tensor, other: Tensor, what: string): void {
+  if (other.device !== tensor.device) {
+    throw new DeviceError(
+      `${what} is on ${other.device.name}, expected the ${
+        other.device.name === tensor.device.name
+          ? "same Device object"
+          : tensor.device.name
+      } that the other arguments are on`,
+    );
+  }
+}
+
+/** Throws unless other has device, dtype and shape of tensor. */
+export function checkLike(tensor: Tensor, other: Tensor, what: string): void {
+  checkTensor(other, what);
+  checkDevice(tensor, other, what);
+  if (other.dtype !== tensor.dtype) {
+    throw new DTypeError(
+      `${what} has dtype ${other.dtype}, expected ${tensor.dtype}`,
+    );
+  }
+  if (!equalShapes(other.shape, tensor.shape)) {
+    throw new ShapeError(
+      `${what} has shape ${formatShape(other.shape)}, expected ${
+        formatShape(tensor.shape)
+      }`,
+    );
+  }
+}
+
+/**
+ * The tensor to write to: `out` if it fits and is none of the inputs, or a new
+ * one.
+ */
+export function outputTensor(
+  device: Device,
+  shape: Shape,
+  dtype: DType,
+  out: Tensor | undefined,
+  inputs: readonly Tensor[],
+): Tensor {
+  if (out === undefined) return Tensor.empty(device, shape, dtype);
+  checkTensor(out, "out");
+  if (inputs.includes(out)) {
+    throw new ArgumentError("out must not be one of the inputs");
+  }
+  if (
+    out.device !== device || out.dtype !== dtype ||
+    !equalShapes(out.shape, shape)
+  ) {
+    const message = `out is ${out}, expected ${dtype}${
+      formatShape(shape)
+    } on ${device.name}`;
+    if (out.device !== device) throw new DeviceError(message);
+    throw out.dtype === dtype
+      ? new ShapeError(message)
+      : new DTypeError(message);
+  }
+  return out;
+}
+
+/** Says who is told when the value of a reduced loss is read and its input was not finite. */
+export function onNonFinite(result: Tensor, listener: NonFiniteListener): void {
+  friend.listen(result, listener);
+}
