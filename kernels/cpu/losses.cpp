@@ -151,10 +151,12 @@ Partial reduce_tiles(const Input& in, int64_t begin, int64_t end,
                      compute_t<S> factor, S* grad, bool stream) {
   using T = compute_t<S>;
   constexpr T kLargest = Dtype<S>::largest;
+  constexpr bool kDirect = std::is_same_v<S, T>;
   const S* pred = static_cast<const S*>(in.pred);
   const S* target = static_cast<const S*>(in.target);
   alignas(64) double lanes[kTile] = {};
-  alignas(64) T p_buffer[kTile], t_buffer[kTile], natoms[kTile], g[kTile];
+  alignas(64) T p_buffer[kTile], t_buffer[kTile], natoms[kTile],
+      g_buffer[kTile];
   alignas(64) S g_stored[kTile];
   int64_t nonfinite = 0;
 
@@ -163,6 +165,12 @@ Partial reduce_tiles(const Input& in, int64_t begin, int64_t end,
     if (stream) {
       prefetch_ahead(pred + at, n * sizeof(S));
       prefetch_ahead(target + at, n * sizeof(S));
+    }
+    // The gradient goes straight to its place unless it is to be converted or
+    // streamed from a buffer.
+    T* g = g_buffer;
+    if constexpr (kDirect) {
+      if (!stream) g = grad + at;
     }
     const T* p = read_tile(pred + at, n, p_buffer);
     const T* t = read_tile(target + at, n, t_buffer);
@@ -174,19 +182,18 @@ Partial reduce_tiles(const Input& in, int64_t begin, int64_t end,
       element_tile<Loss, kGrad, kSanitize>(p, t, natoms, n, factor, kLargest,
                                            lanes, &nonfinite, g);
     }
-    if (kGrad) {
-      const S* stored;
-      if constexpr (std::is_same_v<S, T>) {
-        stored = g;
-      } else {
-        store_block(g, n, g_stored);
-        stored = g_stored;
-      }
-      if (stream) {
-        stream_out(grad + at, stored, n * sizeof(S));
-      } else {
-        memcpy(grad + at, stored, n * sizeof(S));
-      }
+    if (!kGrad || (kDirect && !stream)) return;
+    const S* stored;
+    if constexpr (kDirect) {
+      stored = g;
+    } else {
+      store_block(g, n, g_stored);
+      stored = g_stored;
+    }
+    if (stream) {
+      stream_out(grad + at, stored, n * sizeof(S));
+    } else {
+      memcpy(grad + at, stored, n * sizeof(S));
     }
   };
   int64_t at = begin;
