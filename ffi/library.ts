@@ -37,6 +37,23 @@ function decodeText(bytes: Uint8Array): string {
   return new TextDecoder().decode(bytes.subarray(0, end < 0 ? undefined : end));
 }
 
+/** Deno.dlopen with this package's error. */
+function open<T extends Deno.ForeignLibraryInterface>(
+  path: string,
+  table: T,
+): Deno.DynamicLibrary<T> {
+  try {
+    return Deno.dlopen(path, table);
+  } catch (cause) {
+    // Without the permission Deno's own error says best what to do.
+    if (!(cause instanceof Error) || cause.name === "NotCapable") throw cause;
+    throw new BuildError(
+      `cannot load the native library ${path}: ${cause.message}`,
+      { cause },
+    );
+  }
+}
+
 /** A loaded native library. One per backend and process. */
 export class Library {
   readonly backend: Backend;
@@ -65,24 +82,17 @@ export class Library {
 
   static async #load(backend: Backend): Promise<Library> {
     const path = await buildLibrary(backend);
-    let opened: Deno.DynamicLibrary<typeof symbols>;
-    try {
-      opened = Deno.dlopen(path, symbols);
-    } catch (cause) {
-      if (!(cause instanceof Error) || cause.name === "NotCapable") throw cause;
-      throw new BuildError(
-        `cannot load the native library ${path}: ${cause.message}`,
-        { cause },
-      );
-    }
-    const version = opened.symbols.al_abi_version();
+    // The version first: another version may lack functions of this one.
+    const probe = open(path, { al_abi_version: symbols.al_abi_version });
+    const version = probe.symbols.al_abi_version();
+    probe.close();
     if (version !== ABI_VERSION) {
-      opened.close();
       throw new BuildError(
         `${path} has ABI version ${version}, this package needs ${ABI_VERSION}: rebuild it, or unset ` +
           `ATOMLOSS_LIBRARY_${backend.toUpperCase()} to have it built`,
       );
     }
+    const opened = open(path, symbols);
     return new Library(backend, path, opened.symbols);
   }
 

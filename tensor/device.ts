@@ -6,6 +6,7 @@ import {
   DisposedError,
 } from "../errors.ts";
 import { type Backend, Library } from "../ffi/library.ts";
+import { hasNvidiaDriver } from "../ffi/nvidia_driver.ts";
 import { type DType, type TensorData } from "./dtype.ts";
 import { Tensor } from "./tensor.ts";
 import type { Shape } from "./shape.ts";
@@ -109,16 +110,20 @@ export class Device {
   static async open(spec = "auto"): Promise<Device> {
     const { backend, ordinal } = parseDevice(spec);
     if (backend !== "auto") return await Device.#open(backend, ordinal);
-    try {
-      return await Device.#open("cuda", 0);
-    } catch (error) {
-      if (!(error instanceof BuildError || error instanceof DeviceError)) {
-        throw error;
+    let reason = "there is no NVIDIA driver";
+    // Without a driver it is no use to compile for minutes first.
+    if (await hasNvidiaDriver()) {
+      try {
+        return await Device.#open("cuda", 0);
+      } catch (error) {
+        if (!(error instanceof BuildError || error instanceof DeviceError)) {
+          throw error;
+        }
+        reason = error.message.split("\n")[0]!;
       }
-      const [reason] = error.message.split("\n");
-      console.error(`atomloss: using the CPU, since ${reason}`);
-      return await Device.#open("cpu", 0);
     }
+    console.error(`atomloss: using the CPU: ${reason}`);
+    return await Device.#open("cpu", 0);
   }
 
   static async #open(backend: Backend, ordinal: number): Promise<Device> {

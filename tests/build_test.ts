@@ -1,0 +1,143 @@
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+
+const ROOT = new URL("../", import.meta.url).pathname;
+
+interface Finished {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Runs a script of the package with a cache of its own. */
+async function run(
+  args: readonly string[],
+  env: Record<string, string>,
+): Promise<Finished> {
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", ...args],
+    cwd: ROOT,
+    env: { NO_COLOR: "1", ...env },
+    stdin: "null",
+  }).output();
+  const decoder = new TextDecoder();
+  return {
+    code,
+    stdout: decoder.decode(stdout),
+    stderr: decoder.decode(stderr),
+  };
+}
+
+/** A folder, and a compiler in it that is g++ with other arguments. */
+async function withCompiler(
+  script: string,
+  test: (directory: string, env: Record<string, string>) => Promise<void>,
+): Promise<void> {
+  const directory = await Deno.makeTempDir();
+  try {
+    const compiler = `${directory}/compiler`;
+    await Deno.writeTextFile(compiler, `#!/bin/sh\n${script}\n`, {
+      mode: 0o755,
+    });
+    await test(directory, {
+      CXX: compiler,
+      XDG_CACHE_HOME: directory,
+      ATOMLOSS_LIBRARY_CPU: "",
+    });
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+}
+
+Deno.test("buildLibrary() names the package of a missing compiler", async () => {
+  const { code, stderr } = await run(["ffi/build.ts", "cpu"], {
+    CXX: "/no/such/compiler",
+    ATOMLOSS_LIBRARY_CPU: "",
+  });
+  assertEquals(code, 1);
+  assertStringIncludes(
+    stderr,
+    "BuildError: the C++ compiler '/no/such/compiler' is not there",
+  );
+  assertStringIncludes(stderr, "apt-get install g++");
+});
+
+for (
+  const [header, name] of [["gloo/gone.h", "libgloo-dev"], [
+    "gone/cblas.h",
+    "libopenblas-dev",
+  ]]
+) {
+  Deno.test(`buildLibrary() names ${name} when it is missing`, async () => {
+    await withCompiler(
+      `exec g++ -include ${header} "$@"`,
+      async (directory, env) => {
+        const { code, stderr } = await run(["ffi/build.ts", "cpu"], env);
+        assertEquals(code, 1);
+        assertStringIncludes(
+          stderr,
+          `install ${name} (Debian: apt-get install ${name})`,
+        );
+        // Nothing half-built is left.
+        const left = [...Deno.readDirSync(`${directory}/atomloss`)].map((
+          entry,
+        ) => entry.name);
+        assertEquals(left, ["build.lock"]);
+      },
+    );
+  });
+}
+
+Deno.test("buildLibrary() compiles once when replicas start together, and not again", async () => {
+  const script =
+    `case "$*" in *-shared*-o*library.so*) echo compiled >> "$0.log";; esac\n` +
+    `exec g++ "$@" -O0 -DATOMLOSS_TEST`;
+  await withCompiler(script, async (_directory, env) => {
+    const builds = await Promise.all(
+      Array.from({ length: 4 }, () => run(["ffi/build.ts", "cpu"], env)),
+    );
+    for (const { code, stderr } of builds) assertEquals(code, 0, stderr);
+    assertEquals(new Set(builds.map((b) => b.stdout)).size, 1);
+    const again = await run(["ffi/build.ts", "cpu"], env);
+    assertEquals(again.stdout, builds[0]!.stdout);
+    assertEquals(again.stderr, "");
+    assertEquals(await Deno.readTextFile(`${env.CXX}.log`), "compiled\n");
+
+    // What has been built can be named, and then nothing is compiled.
+    const prebuilt = await run(["tests/fixtures/open_device.ts", "cpu"], {
+      ATOMLOSS_LIBRARY_CPU: again.stdout.trim(),
+      CXX: "/no/such/compiler",
+    });
+    assertEquals(prebuilt.code, 0, prebuilt.stderr);
+  });
+});
+
+Deno.test("Device.open() rejects a prebuilt library that is missing, foreign or of another version", async () => {
+  const directory = await Deno.makeTempDir();
+  try {
+    const open = (path: string): Promise<Finished> =>
+      run(["tests/fixtures/open_device.ts", "cpu"], {
+        ATOMLOSS_LIBRARY_CPU: path,
+      });
+    const missing = await open(`${directory}/none.so`);
+    assertStringIncludes(missing.stderr, "ATOMLOSS_LIBRARY_CPU names");
+    assert(missing.code !== 0);
+
+    await Deno.writeTextFile(`${directory}/text.so`, "not a library");
+    const text = await open(`${directory}/text.so`);
+    assertStringIncludes(text.stderr, "cannot load the native library");
+
+    await Deno.writeTextFile(
+      `${directory}/old.c`,
+      "int al_abi_version(void) { return 0; }\n",
+    );
+    const gcc = await new Deno.Command("g++", {
+      args: ["-shared", "-fPIC", "-x", "c", "old.c", "-o", "old.so"],
+      cwd: directory,
+    }).output();
+    assert(gcc.success);
+    const old = await open(`${directory}/old.so`);
+    assertStringIncludes(old.stderr, "has ABI version 0, this package needs 1");
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+});

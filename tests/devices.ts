@@ -1,0 +1,23 @@
+/** Runs tests on every device: the same test with "cuda", skipped by name where there is no GPU. */
+import { hasNvidiaDriver } from "../ffi/nvidia_driver.ts";
+import { Device } from "../mod.ts";
+
+/** Whether this machine has an NVIDIA GPU with a driver. */
+export const hasGpu: boolean = await hasNvidiaDriver();
+
+/** Registers a test once per device. */
+export function testOnDevices(
+  name: string,
+  test: (device: Device, t: Deno.TestContext) => void | Promise<void>,
+): void {
+  for (const spec of ["cpu", "cuda"]) {
+    Deno.test({
+      name: `${name} [${spec}]`,
+      ignore: spec === "cuda" && !hasGpu,
+      async fn(t) {
+        using device = await Device.open(spec);
+        await test(device, t);
+      },
+    });
+  }
+}

@@ -1,0 +1,242 @@
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
+import { OptionError, parseOptions } from "../examples/potential/options.ts";
+
+const ROOT = new URL("../", import.meta.url).pathname;
+const SCRIPT = "examples/train_potential.ts";
+
+interface Outcome {
+  readonly code: number;
+  readonly out: string;
+  readonly err: string;
+}
+
+/** Runs a script of the package with deno. */
+async function deno(...args: string[]): Promise<Outcome> {
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", ...args],
+    cwd: ROOT,
+    env: { NO_COLOR: "1" },
+  }).output();
+  const [out, err] = [stdout, stderr].map((bytes) =>
+    new TextDecoder().decode(bytes)
+  );
+  return { code, out: out!, err: err! };
+}
+
+/** Runs a script over so many replicas, and reads the JSON that it writes. */
+async function launch<T>(
+  replicas: number,
+  script: string,
+  args: (path: string) => string[],
+): Promise<T> {
+  const path = await Deno.makeTempFile({ suffix: ".json" });
+  try {
+    const { code, err } = await deno(
+      "launch.ts",
+      "--nproc-per-node",
+      String(replicas),
+      script,
+      ...args(path),
+    );
+    assertEquals(code, 0, err);
+    return JSON.parse(await Deno.readTextFile(path));
+  } finally {
+    await Deno.remove(path);
+  }
+}
+
+/** Largest difference, relative to the largest parameter. */
+function difference(a: readonly number[], b: readonly number[]): number {
+  assertEquals(a.length, b.length);
+  const scale = Math.max(...b.map(Math.abs));
+  return Math.max(...a.map((x, k) => Math.abs(x - b[k]!))) / scale;
+}
+
+interface Report {
+  readonly worldSize: number;
+  readonly backend: string;
+  readonly dtype: string;
+  readonly steps: number;
+  readonly trainStructures: number;
+  readonly trainAtoms: number;
+  readonly testStructures: number;
+  readonly testAtoms: number;
+  readonly energyMAE: number;
+  readonly forceMAE: number;
+  readonly baselineForceMAE: number;
+  readonly finalLoss: number;
+  readonly secondsPerStep: number;
+  readonly parameters: number[];
+}
+
+Deno.test("train_potential.ts reaches the same parameters when 1, 2 or 3 replicas train", async () => {
+  // 80 structures in batches of 6: the last has 2, and of 3 replicas one has
+  // nothing then.
+  const run = (replicas: number): Promise<Report> =>
+    launch(replicas, SCRIPT, (path) => [
+      ..."--device cpu --dtype float64 --steps 60 --batch 6".split(" "),
+      "--report",
+      path,
+    ]);
+  const alone = await run(1);
+  assertEquals(alone.worldSize, 1);
+  for (const replicas of [2, 3]) {
+    const together = await run(replicas);
+    assertEquals(together.worldSize, replicas);
+    assertEquals(together.trainAtoms, alone.trainAtoms);
+    const off = difference(together.parameters, alone.parameters);
+    assert(off < 1e-6, `${replicas} replicas: parameters are off by ${off}`);
+    for (const key of ["energyMAE", "forceMAE", "finalLoss"] as const) {
+      const off = difference([together[key]], [alone[key]]);
+      assert(off < 1e-6, `${replicas} replicas: ${key} is off by ${off}`);
+    }
+  }
+});
+
+Deno.test("DDPLoss trains the same on any number of replicas when a mean of each replica does not", async () => {
+  const run = (
+    replicas: number,
+  ): Promise<{ ofAllReplicas: number[]; ofEachReplica: number[] }> =>
+    launch(replicas, "tests/examples_replica_mean.ts", (path) => [path]);
+  const alone = await run(1);
+  const together = await run(3);
+  assertEquals(difference(alone.ofEachReplica, alone.ofAllReplicas), 0);
+  assert(difference(together.ofAllReplicas, alone.ofAllReplicas) < 1e-12);
+  const off = difference(together.ofEachReplica, alone.ofAllReplicas);
+  assert(off > 1e-3, `off by ${off} only`);
+});
+
+Deno.test("train_potential.ts trains on extended XYZ when the files are named", async () => {
+  const directory = await Deno.makeTempDir();
+  try {
+    const structure = (shift: number): string =>
+      `2\nLattice="0 2.7 2.7 2.7 0 2.7 2.7 2.7 0" ` +
+      `Properties=species:S:1:pos:R:3:forces:R:3 energy=${-9 + shift}\n` +
+      `Si 0 0 0 ${shift} 0 0\nSi ${1.35 + shift} 1.35 1.35 ${-shift} 0 0\n`;
+    const [data, report, plot] = ["data.xyz", "report.json", "plot.svg"]
+      .map((name) => `${directory}/${name}`) as [string, string, string];
+    await Deno.writeTextFile(data, [0, 0.1, 0.2].map(structure).join(""));
+
+    const { code, out, err } = await deno(
+      SCRIPT,
+      ...["--train", data, "--test", data, "--report", report, "--plot", plot],
+      ..."--device cpu --steps 20 --batch 2 --energy-loss mse --force-loss mae"
+        .split(" "),
+    );
+    assertEquals(code, 0, err);
+    assertMatch(out, /energy MAE +force MAE/);
+    assertMatch(out, /\ntrain( +\d+\.\d+){3}\ntest( +\d+\.\d+){3}\n/);
+    const written: Report = JSON.parse(await Deno.readTextFile(report));
+    assertEquals(Object.keys(written), [
+      ..."worldSize device backend dtype steps trainStructures".split(" "),
+      ..."trainAtoms testStructures testAtoms energyMAE forceMAE".split(" "),
+      ..."baselineForceMAE finalLoss secondsPerStep parameters".split(" "),
+    ]);
+    assertEquals(written.trainStructures, 3);
+    assertEquals(written.testAtoms, 6);
+    assertEquals(written.dtype, "float32");
+    assert(written.parameters.every(Number.isFinite));
+    assert(Math.abs(written.baselineForceMAE - 0.1 / 3) < 1e-12);
+    assertMatch(await Deno.readTextFile(plot), /^<svg[^]*<\/svg>$/);
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+});
+
+Deno.test("train_potential.ts says in one line what is wrong when the data is", async () => {
+  const path = await Deno.makeTempFile({ suffix: ".xyz" });
+  try {
+    await Deno.writeTextFile(path, "3\nLattice=1\n");
+    const { code, err } = await deno(
+      SCRIPT,
+      ..."--device cpu --train".split(" "),
+      path,
+      "--test",
+      path,
+    );
+    assertEquals(code, 1);
+    assertEquals(
+      err.trim().split("\n").at(-1),
+      `replica 0: ExtxyzError: ${path}:1: expected 3 atoms, but only 0 lines follow`,
+    );
+  } finally {
+    await Deno.remove(path);
+  }
+});
+
+Deno.test("train_potential.ts exits with 2 when an option is wrong", async () => {
+  const { code, err } = await deno(SCRIPT, "--stepz", "3");
+  assertEquals(code, 2);
+  assertStringIncludes(err, "unknown argument --stepz");
+});
+
+Deno.test("train_potential.ts prints its options when asked for help", async () => {
+  const { code, out } = await deno(SCRIPT, "--help");
+  assertEquals(code, 0);
+  for (const option of ["--train FILE", "--plot FILE", "--energy-loss NAME"]) {
+    assertStringIncludes(out, option);
+  }
+});
+
+Deno.test("quickstart.ts prints a loss and its gradient", async () => {
+  const { code, out, err } = await deno("examples/quickstart.ts");
+  assertEquals(code, 0, err);
+  assertStringIncludes(out, "loss: 3");
+  assertStringIncludes(out, "0.5");
+});
+
+Deno.test("parseOptions() has defaults for everything", () => {
+  assertEquals(parseOptions([]), {
+    train: undefined,
+    test: undefined,
+    cutoff: 5,
+    steps: 1500,
+    batch: 32,
+    lr: 0.01,
+    energyLoss: "per_atom_mae",
+    energyWeight: 10,
+    forceLoss: "l2norm",
+    seed: 1,
+    dtype: "float32",
+    device: "auto",
+    report: undefined,
+    plot: undefined,
+  });
+  assertEquals(parseOptions(["--help"]), undefined);
+  assertEquals(parseOptions(["-h"]), undefined);
+});
+
+Deno.test("parseOptions() throws when an option is unknown or its value bad", () => {
+  const bad: readonly (readonly [string, string])[] = [
+    ["--what 1", "unknown argument --what"],
+    ["-x", "unknown argument"],
+    ["file.xyz", "unknown argument file.xyz"],
+    ["--steps", "--steps needs a value"],
+    ["--steps 0", `--steps is "0", expected an integer from 1`],
+    ["--steps 1.5", "expected an integer from 1"],
+    ["--steps many", `--steps is "many"`],
+    ["--batch=-3", `--batch is "-3"`],
+    ["--cutoff 0", "expected a number from 1 to 20"],
+    ["--cutoff NaN", `--cutoff is "NaN"`],
+    ["--lr -1", "--lr"],
+    ["--seed 4294967296", "--seed"],
+    ["--energy-loss l2norm", "expected one of per_atom_mae, mae, mse"],
+    ["--force-loss per_atom_mae", "expected one of l2norm, mae, mse"],
+    ["--dtype float16", "expected one of float32, float64"],
+    ["--device tpu", "expected cpu, cuda, cuda:N or auto"],
+    ["--train a.xyz", "--train and --test go together"],
+  ];
+  for (const [line, problem] of bad) {
+    assertThrows(
+      () => parseOptions(line.split(" ")),
+      OptionError,
+      problem,
+    );
+  }
+});

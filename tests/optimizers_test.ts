@@ -1,0 +1,208 @@
+import { assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
+import {
+  Adam,
+  ArgumentError,
+  type DType,
+  DTypeError,
+  SGD,
+  ShapeError,
+  type Tensor,
+} from "../mod.ts";
+import { testOnDevices } from "./devices.ts";
+import { randomNumbers } from "./random.ts";
+
+/** torch.optim.Adam, step by step, for one number. */
+function adamReference(
+  x: number,
+  grads: readonly number[],
+  { lr = 1e-3, b1 = 0.9, b2 = 0.999, eps = 1e-8, decay = 0, decoupled = false },
+): number {
+  let m = 0, v = 0;
+  grads.forEach((gradient, i) => {
+    if (decoupled) x *= 1 - lr * decay;
+    const g = decoupled ? gradient : gradient + decay * x;
+    m = b1 * m + (1 - b1) * g;
+    v = b2 * v + (1 - b2) * g * g;
+    const mHat = m / (1 - b1 ** (i + 1));
+    x -= lr * mHat / (Math.sqrt(v) / Math.sqrt(1 - b2 ** (i + 1)) + eps);
+  });
+  return x;
+}
+
+/** torch.optim.SGD likewise. */
+function sgdReference(
+  x: number,
+  grads: readonly number[],
+  { lr = 1e-3, momentum = 0, decay = 0, nesterov = false },
+): number {
+  let buffer = 0;
+  grads.forEach((gradient, i) => {
+    const g = gradient + decay * x;
+    buffer = i === 0 ? g : momentum * buffer + g;
+    x -= lr * (momentum === 0 ? g : nesterov ? g + momentum * buffer : buffer);
+  });
+  return x;
+}
+
+const STEPS = 5;
+
+testOnDevices("Adam follows torch.optim.Adam and AdamW", async (device) => {
+  const sizes = [1, 7, 100];
+  for (
+    const options of [
+      {},
+      { lr: 0.1, betas: [0.8, 0.9] as const, eps: 1e-3 },
+      { lr: 0.05, weightDecay: 0.1 },
+      { lr: 0.05, weightDecay: 0.1, decoupled: true },
+    ]
+  ) {
+    const start = sizes.map((n, p) => randomNumbers(n, p));
+    const params = start.map((x) => device.tensor(x));
+    using adam = new Adam(params, options);
+    const grads = Array.from(
+      { length: STEPS },
+      (_, s) => sizes.map((n, p) => randomNumbers(n, 10 * s + p)),
+    );
+    for (const step of grads) {
+      const tensors = step.map((g) => device.tensor(g));
+      adam.step(tensors);
+      tensors.forEach((t) => t.dispose());
+    }
+    for (const [p, param] of params.entries()) {
+      const actual = await param.toList();
+      actual.forEach((x, i) =>
+        assertAlmostEquals(
+          x,
+          adamReference(start[p]![i]!, grads.map((g) => g[p]![i]!), {
+            lr: options.lr ?? 1e-3,
+            b1: options.betas?.[0] ?? 0.9,
+            b2: options.betas?.[1] ?? 0.999,
+            eps: options.eps ?? 1e-8,
+            decay: options.weightDecay ?? 0,
+            decoupled: options.decoupled ?? false,
+          }),
+          1e-12,
+        )
+      );
+      param.dispose();
+    }
+    assertEquals(adam.steps, STEPS);
+  }
+});
+
+testOnDevices("SGD follows torch.optim.SGD", async (device) => {
+  for (
+    const options of [
+      { lr: 0.1 },
+      { lr: 0.1, momentum: 0.9 },
+      { lr: 0.1, momentum: 0.9, nesterov: true, weightDecay: 0.01 },
+    ]
+  ) {
+    const start = randomNumbers(20, 1);
+    using param = device.tensor(start);
+    using sgd = new SGD([param], options);
+    const grads = Array.from(
+      { length: STEPS },
+      (_, s) => randomNumbers(20, 2 + s),
+    );
+    for (const g of grads) {
+      using grad = device.tensor(g);
+      sgd.step([grad]);
+    }
+    const { weightDecay: decay = 0, ...rest } = { weightDecay: 0, ...options };
+    (await param.toList()).forEach((x, i) =>
+      assertAlmostEquals(
+        x,
+        sgdReference(start[i]!, grads.map((g) => g[i]!), { ...rest, decay }),
+        1e-12,
+      )
+    );
+  }
+});
+
+testOnDevices(
+  "optimisers update parameters of every floating dtype at once",
+  async (device) => {
+    const make = (dtype: DType, value: number): Tensor =>
+      dtype === "float32"
+        ? device.tensor(new Float32Array(3).fill(value))
+        : dtype === "float64"
+        ? device.tensor(new Float64Array(3).fill(value))
+        : dtype === "float16"
+        ? device.tensor(new Float16Array(3).fill(value))
+        : device.tensor(
+          new Uint16Array(3).fill(value === 1 ? 0x3f80 : 0x3f00),
+          [3],
+          "bfloat16",
+        );
+    const dtypes = ["float32", "bfloat16", "float64", "float16"] as const;
+    const params = dtypes.map((dtype) => make(dtype, 1));
+    const grads = dtypes.map((dtype) => make(dtype, 0.5));
+    using sgd = new SGD(params, { lr: 0.5, momentum: 0.9 });
+    using adam = new Adam(params, { lr: 0.25 });
+    sgd.step(grads);
+    for (const p of params) {
+      assertEquals(
+        await p.toList(),
+        [0.75, 0.75, 0.75],
+        p.dtype,
+      );
+    }
+    adam.step(grads);
+    for (const p of params) {
+      for (const x of await p.toList()) {
+        assertAlmostEquals(
+          x,
+          0.5,
+          1e-2,
+          p.dtype,
+        );
+      }
+    }
+    for (const t of [...params, ...grads]) t.dispose();
+  },
+);
+
+testOnDevices("lr may change between steps", async (device) => {
+  using param = device.tensor(new Float64Array([1]));
+  using grad = device.tensor(new Float64Array([1]));
+  using sgd = new SGD([param], { lr: 0.5 });
+  sgd.step([grad]);
+  sgd.lr = 0.25;
+  sgd.step([grad]);
+  assertEquals(await param.toList(), [0.25]);
+  sgd.lr = NaN;
+  assertThrows(() => sgd.step([grad]), ArgumentError, "lr is NaN");
+  assertEquals(sgd.steps, 2);
+});
+
+testOnDevices(
+  "optimisers reject parameters and gradients that do not fit",
+  (device) => {
+    using param = device.zeros([3]);
+    using ints = device.zeros([3], "int32");
+    using short = device.zeros([2]);
+    using double = device.zeros([3], "float64");
+    assertThrows(
+      () => new Adam([param], { lr: -1 }),
+      ArgumentError,
+      "lr is -1",
+    );
+    assertThrows(
+      () => new Adam([param], { betas: [0.9, 1] }),
+      ArgumentError,
+      "betas[1]",
+    );
+    assertThrows(
+      () => new SGD([param], { nesterov: true }),
+      ArgumentError,
+      "momentum",
+    );
+    assertThrows(() => new Adam([ints]), DTypeError, "int32");
+    using adam = new Adam([param]);
+    assertThrows(() => adam.step([]), ArgumentError, "1 gradients");
+    assertThrows(() => adam.step([short]), ShapeError);
+    assertThrows(() => adam.step([double]), DTypeError);
+    assertEquals(adam.steps, 0);
+  },
+);
