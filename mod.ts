@@ -36,3 +36,9 @@ export {
   type Reduction,
   type ValueAndGrad,
 } from "./loss/ddp_loss.ts";
+export {
+  type GroupBackend,
+  ProcessGroup,
+  type ProcessGroupOptions,
+  type ReduceOp,
+} from "./distributed/process_group.ts";

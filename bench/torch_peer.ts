@@ -23,7 +23,8 @@ export class TorchPeer {
     this.#process = process;
     this.#requests = process.stdin.getWriter();
     this.#answers = process.stdout.pipeThrough(new TextDecoderStream())
-      .pipeThrough(new TextLineStream()).getReader();
+      .pipeThrough(new TextLineStream() as TransformStream<string, string>)
+      .getReader();
   }
 
   /** Starts PyTorch, or gives undefined where python3 has none. */

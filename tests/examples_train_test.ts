@@ -149,6 +149,25 @@ Deno.test("train_potential.ts trains on extended XYZ when the files are named", 
   }
 });
 
+const mlearn = Deno.env.get("ATOMLOSS_MLEARN");
+for (const [element, forceLimit] of [["Si", 0.14], ["Ge", 0.12]] as const) {
+  Deno.test({
+    name:
+      `train_potential.ts learns ${element} when the data is mlearn's (ATOMLOSS_MLEARN)`,
+    ignore: mlearn === undefined,
+    fn: async () => {
+      const report = await launch<Report>(2, SCRIPT, (path) => [
+        ...["--train", `${mlearn}/${element}_training.extxyz`],
+        ...["--test", `${mlearn}/${element}_test.extxyz`],
+        ...["--report", path],
+      ]);
+      assert(report.energyMAE < 0.01, `energy MAE ${report.energyMAE} eV/atom`);
+      assert(report.forceMAE < forceLimit, `force MAE ${report.forceMAE} eV/Å`);
+      assert(report.baselineForceMAE > 3 * report.forceMAE);
+    },
+  });
+}
+
 Deno.test("train_potential.ts says in one line what is wrong when the data is", async () => {
   const path = await Deno.makeTempFile({ suffix: ".xyz" });
   try {
@@ -217,6 +236,7 @@ Deno.test("parseOptions() throws when an option is unknown or its value bad", ()
     ["--what 1", "unknown argument --what"],
     ["-x", "unknown argument"],
     ["file.xyz", "unknown argument file.xyz"],
+    ["-- file.xyz", "unknown argument file.xyz"],
     ["--steps", "--steps needs a value"],
     ["--steps 0", `--steps is "0", expected an integer from 1`],
     ["--steps 1.5", "expected an integer from 1"],
@@ -224,7 +244,7 @@ Deno.test("parseOptions() throws when an option is unknown or its value bad", ()
     ["--batch=-3", `--batch is "-3"`],
     ["--cutoff 0", "expected a number from 1 to 20"],
     ["--cutoff NaN", `--cutoff is "NaN"`],
-    ["--lr -1", "--lr"],
+    ["--lr=-1", `--lr is "-1"`],
     ["--seed 4294967296", "--seed"],
     ["--energy-loss l2norm", "expected one of per_atom_mae, mae, mse"],
     ["--force-loss per_atom_mae", "expected one of l2norm, mae, mse"],

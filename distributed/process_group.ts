@@ -1,0 +1,378 @@
+/** The replicas of a job and the collectives between them. */
+import {
+  ArgumentError,
+  CollectiveError,
+  DeviceError,
+  DisposedError,
+  DTypeError,
+} from "../errors.ts";
+import type { Library } from "../ffi/library.ts";
+import { type Device, type NativeDevice, nativeOf } from "../tensor/device.ts";
+import { type DType, dtypeCode, isFloating } from "../tensor/dtype.ts";
+import { checkTensor, type Tensor } from "../tensor/tensor.ts";
+import { findPlace, type Place } from "./environment.ts";
+import { Rendezvous } from "./rendezvous.ts";
+
+/** al_reduce_op of kernels/atomloss.h. */
+const REDUCE_OPS = { sum: 0, avg: 1, max: 2, min: 3 };
+
+/** How a collective combines the replicas' values. */
+export type ReduceOp = keyof typeof REDUCE_OPS;
+
+/** What carries the collectives. */
+export type GroupBackend = "nccl" | "gloo" | "single";
+
+/** Options of {@linkcode ProcessGroup.init}. */
+export interface ProcessGroupOptions {
+  /** Where the tensors of the collectives are. */
+  device: Device;
+  /**
+   * Time for the replicas to find each other, and for each collective, in
+   * milliseconds. Default: 300 000.
+   */
+  timeout?: number;
+}
+
+const DEFAULT_TIMEOUT = 300_000;
+
+/** Bytes of a blob for each replica of the job: an address, or an id. */
+const BLOB_BYTES_PER_RANK = 256;
+
+/** A group's side of the C ABI. */
+interface NativeGroup {
+  readonly library: Library;
+  readonly device: NativeDevice;
+  readonly handle: NonNullable<Deno.PointerValue>;
+  closed: boolean;
+}
+
+/** Closes a group. Safe to call again. */
+function close(native: NativeGroup): void {
+  if (native.closed) return;
+  native.closed = true;
+  // A closed device has taken the group's streams with it.
+  if (native.device.closed) return;
+  native.library.check(native.library.symbols.al_group_close(native.handle));
+}
+
+/** Closes groups that were never disposed. */
+const registry = new FinalizationRegistry<NativeGroup>(close);
+
+/** Makes the native group: every replica publishes a blob and reads those of all. */
+async function connect(
+  place: Place,
+  device: Device,
+  rendezvous: Rendezvous,
+  timeout: number,
+): Promise<NativeGroup> {
+  const nativeDevice = nativeOf(device);
+  const { library } = nativeDevice;
+  const { symbols } = library;
+  const capacity = Math.max(1024, BLOB_BYTES_PER_RANK * place.worldSize);
+  const blob = new Uint8Array(capacity);
+  const size = new BigInt64Array(1);
+  const handle = new BigUint64Array(1);
+  library.check(
+    symbols.al_group_open(
+      nativeDevice.handle,
+      place.rank,
+      place.worldSize,
+      new TextEncoder().encode(`${rendezvous.localAddress}\0`),
+      BigInt(timeout),
+      blob,
+      BigInt(capacity),
+      size,
+      handle,
+    ),
+  );
+  const native: NativeGroup = {
+    library,
+    device: nativeDevice,
+    handle: Deno.UnsafePointer.create(handle[0]!)!,
+    closed: false,
+  };
+  try {
+    const blobs = await rendezvous.allGather(
+      "blob",
+      blob.slice(0, Number(size[0])),
+    );
+    const all = new Uint8Array(blobs.reduce((n, b) => n + b.length, 0));
+    let at = 0;
+    for (const each of blobs) {
+      all.set(each, at);
+      at += each.length;
+    }
+    library.check(
+      await symbols.al_group_connect(native.handle, all, BigInt(all.length)),
+    );
+    return native;
+  } catch (error) {
+    close(native);
+    throw error;
+  }
+}
+
+let friend: (group: ProcessGroup) => NativeGroup | undefined;
+
+/**
+ * The replicas of a data-parallel job: who this one is, and collectives over
+ * all of them, by NCCL on GPUs and Gloo on CPUs.
+ *
+ * Every replica must make the same calls in the same order. When a replica dies
+ * or does not make a call in time, the others get a {@linkcode CollectiveError},
+ * and the group cannot be used any more.
+ *
+ * @example
+ * ```ts
+ * import { Device, ProcessGroup } from "@atomloss/atomloss";
+ *
+ * using device = await Device.open("cpu");
+ * using group = await ProcessGroup.init({ device });
+ * using ones = device.tensor(new Float32Array([1, 1]));
+ * group.allReduce(ones, "sum");
+ * console.log(group.rank, await ones.toList()); // 0 [ 1, 1 ] when run alone
+ * ```
+ */
+export class ProcessGroup {
+  /** Number of this replica, from 0. */
+  readonly rank: number;
+  /** Number of this replica among those of its host. */
+  readonly localRank: number;
+  /** Number of replicas. */
+  readonly worldSize: number;
+  /** What carries the collectives: "nccl" on GPUs, "gloo" on CPUs, "single" alone. */
+  readonly backend: GroupBackend;
+  /** Where the tensors of the collectives are. */
+  readonly device: Device;
+  /** undefined for a replica that is alone. */
+  readonly #native: NativeGroup | undefined;
+  #disposed = false;
+
+  static {
+    friend = (group) => group.#open();
+  }
+
+  private constructor(
+    place: Place,
+    device: Device,
+    native: NativeGroup | undefined,
+  ) {
+    this.rank = place.rank;
+    this.localRank = place.localRank;
+    this.worldSize = place.worldSize;
+    this.device = device;
+    this.backend = native === undefined
+      ? "single"
+      : device.type === "cuda"
+      ? "nccl"
+      : "gloo";
+    this.#native = native;
+    if (native !== undefined) registry.register(this, native, this);
+  }
+
+  /**
+   * Finds the other replicas and connects to them. Who this one is says the
+   * environment: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT as set
+   * by launch.ts and torchrun, or the variables of mpirun and srun; without any
+   * it is alone. Where other hosts can reach MASTER_ADDR, ATOMLOSS_SECRET must
+   * be the same secret on all replicas.
+   *
+   * @throws {LaunchError} if the environment contradicts itself.
+   * @throws {RendezvousError} if the replicas do not find each other in time;
+   * says which are missing.
+   * @throws {CollectiveError} if they cannot be connected.
+   */
+  static async init(
+    { device, timeout = DEFAULT_TIMEOUT }: ProcessGroupOptions,
+  ): Promise<ProcessGroup> {
+    if (!(Number.isInteger(timeout) && timeout > 0)) {
+      throw new ArgumentError(
+        `timeout is ${timeout}, expected an integer number of milliseconds above 0`,
+      );
+    }
+    const place = findPlace((name) => Deno.env.get(name));
+    if (place.worldSize === 1) {
+      return new ProcessGroup(place, device, undefined);
+    }
+    const secret = Deno.env.get("ATOMLOSS_SECRET");
+    const rendezvous = await Rendezvous.join(place, secret, timeout);
+    let native: NativeGroup;
+    try {
+      native = await connect(place, device, rendezvous, timeout);
+    } catch (error) {
+      await rendezvous.close();
+      throw error;
+    }
+    try {
+      await rendezvous.leave();
+    } catch (error) {
+      close(native);
+      throw error;
+    }
+    return new ProcessGroup(place, device, native);
+  }
+
+  /** The native group, if there is one. Throws if this group was disposed. */
+  #open(): NativeGroup | undefined {
+    if (this.#disposed || this.#native?.closed) {
+      throw new DisposedError("this ProcessGroup was disposed");
+    }
+    nativeOf(this.device); // throws if the device was disposed
+    return this.#native;
+  }
+
+  #checkTensor(tensor: Tensor, what: string): void {
+    checkTensor(tensor, what);
+    if (tensor.device !== this.device) {
+      throw new DeviceError(
+        `${what} is on ${tensor.device.name}, expected the device of the process group, ${this.device.name}`,
+      );
+    }
+    tensor.pointer; // throws if it was disposed
+  }
+
+  /** One collective per dtype for any number of tensors. */
+  #allReduce(tensors: readonly Tensor[], op: ReduceOp): void {
+    const native = this.#open();
+    if (!Object.hasOwn(REDUCE_OPS, op)) {
+      throw new ArgumentError(
+        `reduce operation '${op}' is unknown: expected one of ${
+          Object.keys(REDUCE_OPS).join(", ")
+        }`,
+      );
+    }
+    const byDType = new Map<DType, Tensor[]>();
+    tensors.forEach((tensor, i) => {
+      this.#checkTensor(
+        tensor,
+        tensors.length === 1 ? "tensor" : `tensor ${i}`,
+      );
+      if (
+        tensor.dtype === "bool" || (op === "avg" && !isFloating(tensor.dtype))
+      ) {
+        throw new DTypeError(
+          `all-reduce "${op}" does not take dtype ${tensor.dtype}`,
+        );
+      }
+      const same = byDType.get(tensor.dtype);
+      if (same === undefined) byDType.set(tensor.dtype, [tensor]);
+      else same.push(tensor);
+    });
+    if (native === undefined) return;
+    for (const [dtype, same] of byDType) {
+      native.library.check(
+        native.library.symbols.al_all_reduce(
+          native.handle,
+          dtypeCode(dtype),
+          REDUCE_OPS[op],
+          same.length,
+          BigUint64Array.from(same, (t) => Deno.UnsafePointer.value(t.pointer)),
+          BigInt64Array.from(same, (t) => BigInt(t.size)),
+        ),
+      );
+    }
+  }
+
+  /**
+   * Replaces a tensor, on every replica, by the element-wise combination of all
+   * replicas' tensors: the same bits everywhere. Enqueued on a GPU; on a CPU it
+   * holds the caller.
+   *
+   * @param tensor Same shape and dtype on every replica; any dtype but bool,
+   * floating for "avg".
+   * @param op "sum", "avg", "max" or "min".
+   * @throws {DTypeError | DeviceError | DisposedError | ArgumentError} if an argument does not fit.
+   * @throws {CollectiveError} if a replica died, or did not make this call in time.
+   */
+  allReduce(tensor: Tensor, op: ReduceOp = "sum"): void {
+    this.#allReduce([tensor], op);
+  }
+
+  /**
+   * Replaces gradients by their means over the replicas, in one collective per
+   * dtype: what data-parallel training does between backward and the step.
+   *
+   * @param gradients Same shapes, dtypes and order on every replica.
+   * @throws What {@linkcode ProcessGroup.allReduce} throws.
+   */
+  averageGradients(gradients: readonly Tensor[]): void {
+    this.#allReduce(gradients, "avg");
+  }
+
+  /**
+   * Replaces a tensor, on every replica, by that of one replica.
+   *
+   * @param tensor Same shape and dtype on every replica.
+   * @param root Rank whose tensor it is. Default: 0.
+   * @throws {ArgumentError} if there is no such rank.
+   * @throws {CollectiveError} if a replica died, or did not make this call in time.
+   */
+  broadcast(tensor: Tensor, root = 0): void {
+    const native = this.#open();
+    this.#checkTensor(tensor, "tensor");
+    if (!(Number.isInteger(root) && root >= 0 && root < this.worldSize)) {
+      throw new ArgumentError(
+        `root is ${root}, expected a rank from 0 to ${this.worldSize - 1}`,
+      );
+    }
+    if (native === undefined) return;
+    native.library.check(
+      native.library.symbols.al_broadcast(
+        native.handle,
+        tensor.pointer,
+        BigInt(tensor.byteLength),
+        root,
+      ),
+    );
+  }
+
+  /**
+   * Waits until every replica has come here and this device is idle.
+   *
+   * @throws {CollectiveError} if a replica died, or did not come in time.
+   */
+  async barrier(): Promise<void> {
+    const native = this.#open();
+    if (native === undefined) return await this.device.synchronize();
+    native.library.check(
+      await native.library.symbols.al_barrier(native.handle),
+    );
+  }
+
+  /** Ends the connections to the other replicas. Safe to call again. */
+  [Symbol.dispose](): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    if (this.#native === undefined) return;
+    registry.unregister(this);
+    close(this.#native);
+  }
+
+  /** The same as disposing. */
+  dispose(): void {
+    this[Symbol.dispose]();
+  }
+}
+
+/**
+ * Sums counts over the replicas into device memory (doubles), in one collective
+ * that does not delay the device's own work. For the losses of this package.
+ */
+export function countAllReduce(
+  group: ProcessGroup,
+  counts: BigInt64Array<ArrayBuffer>,
+  totals: Deno.PointerValue,
+): void {
+  const native = friend(group);
+  if (native === undefined) {
+    throw new CollectiveError("a group of one replica has nothing to count");
+  }
+  native.library.check(
+    native.library.symbols.al_count_all_reduce(
+      native.handle,
+      counts.length,
+      counts,
+      totals,
+    ),
+  );
+}

@@ -1,0 +1,164 @@
+/** How the replicas of a job find each other: everybody publishes, everybody reads. */
+import { RendezvousError } from "../errors.ts";
+import type { Place } from "./environment.ts";
+import { StoreClient } from "./store_client.ts";
+import { StoreServer } from "./store_server.ts";
+
+type Bytes = Uint8Array<ArrayBuffer>;
+
+/** Whether only this host can reach the address. */
+function isLoopback(hostname: string): boolean {
+  return hostname === "localhost" || hostname === "::1" ||
+    /^127(\.\d{1,3}){3}$/.test(hostname);
+}
+
+/** `2, 5 and 7`, or a count if there are many. */
+function formatRanks(ranks: readonly number[]): string {
+  if (ranks.length > 16) return `${ranks.length} of them, from ${ranks[0]} on,`;
+  return ranks.length === 1
+    ? `${ranks[0]}`
+    : `${ranks.slice(0, -1).join(", ")} and ${ranks.at(-1)}`;
+}
+
+/** The meeting of a job's replicas, while it lasts. */
+export class Rendezvous {
+  readonly #place: Place;
+  readonly #client: StoreClient;
+  readonly #server: StoreServer | undefined;
+  readonly #deadline: number;
+  readonly #timeout: number;
+
+  private constructor(
+    place: Place,
+    client: StoreClient,
+    server: StoreServer | undefined,
+    deadline: number,
+    timeout: number,
+  ) {
+    this.#place = place;
+    this.#client = client;
+    this.#server = server;
+    this.#deadline = deadline;
+    this.#timeout = timeout;
+  }
+
+  /**
+   * Joins the job; rank 0 also serves the store.
+   *
+   * @param secret The job's secret; undefined is allowed on loopback alone.
+   * @param timeout Time for the whole rendezvous, in ms.
+   * @throws {RendezvousError} if that fails; says which ranks are missing.
+   */
+  static async join(
+    place: Place,
+    secret: string | undefined,
+    timeout: number,
+  ): Promise<Rendezvous> {
+    if (!secret && !isLoopback(place.masterAddr)) {
+      throw new RendezvousError(
+        `MASTER_ADDR is ${place.masterAddr}, which other hosts can reach: set ATOMLOSS_SECRET to the same ` +
+          "secret on all replicas",
+      );
+    }
+    const key = secret ?? "";
+    const deadline = performance.now() + timeout;
+    const server = place.rank === 0
+      ? StoreServer.listen(place.masterAddr, place.storePorts, key)
+      : undefined;
+    let client: StoreClient | undefined;
+    try {
+      const ports = server === undefined ? place.storePorts : [server.port];
+      client = await StoreClient.connect(
+        place.masterAddr,
+        ports,
+        key,
+        deadline,
+      );
+      const rendezvous = new Rendezvous(
+        place,
+        client,
+        server,
+        deadline,
+        timeout,
+      );
+      await rendezvous.#enter();
+      return rendezvous;
+    } catch (error) {
+      client?.close();
+      await server?.close();
+      throw error;
+    }
+  }
+
+  /** Address of this host that the other replicas can reach. */
+  get localAddress(): string {
+    return this.#client.localAddress;
+  }
+
+  /** Says who this is, so that contradictions come out. */
+  async #enter(): Promise<void> {
+    const { rank, worldSize } = this.#place;
+    const size = new TextEncoder().encode(String(worldSize));
+    const others = await this.#client.set("world size", size);
+    if (new TextDecoder().decode(others) !== String(worldSize)) {
+      throw new RendezvousError(
+        `rank ${rank} was started for a world size of ${worldSize}, others for ${
+          new TextDecoder().decode(others)
+        }`,
+      );
+    }
+    const id = crypto.getRandomValues(new Uint8Array(16));
+    const holder = await this.#client.set(`entered/${rank}`, id);
+    if (holder.toHex() !== id.toHex()) {
+      throw new RendezvousError(
+        `another process has joined the job as rank ${rank} already`,
+      );
+    }
+    await this.#gather("entered");
+  }
+
+  /** The values that all ranks have published under a name, in rank order. */
+  async #gather(name: string): Promise<Bytes[]> {
+    const values: Bytes[] = [];
+    const missing: number[] = [];
+    for (let rank = 0; rank < this.#place.worldSize; rank++) {
+      // Once the deadline has passed, this only looks.
+      const value = await this.#client.get(`${name}/${rank}`, this.#deadline);
+      if (value === undefined) missing.push(rank);
+      else values.push(value);
+    }
+    if (missing.length > 0) {
+      throw new RendezvousError(
+        `rank ${this.#place.rank} of ${this.#place.worldSize} waited ${this.#timeout} ms for the others: ` +
+          `rank ${formatRanks(missing)} did not come`,
+      );
+    }
+    return values;
+  }
+
+  /** Publishes a value and waits for those of all ranks, in rank order. */
+  async allGather(name: string, value: Bytes): Promise<Bytes[]> {
+    await this.#client.set(`${name}/${this.#place.rank}`, value);
+    return await this.#gather(name);
+  }
+
+  /**
+   * Leaves. Rank 0 waits until the others have left, since they still read
+   * from its store, but not beyond the deadline.
+   */
+  async leave(): Promise<void> {
+    const { rank } = this.#place;
+    try {
+      await this.#client.set(`left/${rank}`, new Uint8Array(1));
+      if (this.#server !== undefined) await this.#gather("left");
+    } finally {
+      await this.close();
+    }
+  }
+
+  /** Ends it at once. Safe to call again. */
+  async close(): Promise<void> {
+    this.#client.close();
+    await this.#server?.close();
+  }
+}

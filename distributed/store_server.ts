@@ -1,0 +1,170 @@
+/** The key-value store that rank 0 serves while the replicas find each other. */
+import { RendezvousError } from "../errors.ts";
+import { closeQuietly, FrameConnection } from "./frames.ts";
+import type { Reply, Request } from "./store_client.ts";
+
+/** Connections that may be open at once before they have shown the secret. */
+const MAX_STRANGERS = 64;
+
+/** Time for a new connection's first request, in ms. */
+const FIRST_REQUEST_TIME = 5_000;
+
+/** Most characters that keys and values may have together. */
+const MAX_STORED = 256 << 20;
+
+/**
+ * A write-once key-value store on one address and port.
+ *
+ * A connection with the wrong secret, with garbage, with an oversized, half,
+ * slow or repeated frame is dropped; the others are not disturbed.
+ */
+export class StoreServer {
+  /** The port it listens on. */
+  readonly port: number;
+  readonly #listener: Deno.TcpListener;
+  readonly #secret: string;
+  readonly #values = new Map<string, string>();
+  readonly #waiting = new Map<string, Set<() => void>>();
+  readonly #connections = new Set<Deno.Conn>();
+  readonly #served: Promise<void>;
+  #strangers = 0;
+  #stored = 0;
+  #closed = false;
+
+  private constructor(listener: Deno.TcpListener, secret: string) {
+    this.#listener = listener;
+    this.#secret = secret;
+    this.port = listener.addr.port;
+    this.#served = this.#accept();
+  }
+
+  /**
+   * Listens on the first of the ports that is free.
+   *
+   * @param hostname Address to listen on, and no other.
+   * @param ports Ports in the order of preference; 0 takes any.
+   * @param secret The job's secret.
+   * @throws {RendezvousError} if every port is taken, or the address is not this host's.
+   */
+  static listen(
+    hostname: string,
+    ports: readonly number[],
+    secret: string,
+  ): StoreServer {
+    for (const port of ports) {
+      try {
+        return new StoreServer(Deno.listen({ hostname, port }), secret);
+      } catch (error) {
+        if (error instanceof Deno.errors.AddrInUse) continue;
+        if (error instanceof Deno.errors.NotCapable) throw error;
+        throw new RendezvousError(
+          `rank 0 cannot listen on ${hostname}:${port}: ${
+            (error as Error).message
+          }; ` +
+            "MASTER_ADDR must be an address of its host",
+          { cause: error },
+        );
+      }
+    }
+    throw new RendezvousError(
+      `rank 0 cannot listen on ${hostname}, port ${
+        ports.join(" or ")
+      }: taken by another program; set MASTER_PORT to a free port`,
+    );
+  }
+
+  async #accept(): Promise<void> {
+    while (!this.#closed) {
+      let conn: Deno.Conn;
+      try {
+        conn = await this.#listener.accept();
+      } catch {
+        // Closed, or a connection that was gone before it was accepted.
+        if (!this.#closed) await new Promise((next) => setTimeout(next, 10));
+        continue;
+      }
+      if (this.#strangers >= MAX_STRANGERS) {
+        closeQuietly(conn); // a replica tries again
+        continue;
+      }
+      this.#serve(conn);
+    }
+  }
+
+  /** Answers one connection until it ends or misbehaves. */
+  async #serve(conn: Deno.Conn): Promise<void> {
+    this.#connections.add(conn);
+    this.#strangers++;
+    let stranger = true;
+    try {
+      const frames = await FrameConnection.handshake(conn, this.#secret, true);
+      let payload = await frames.receive(FIRST_REQUEST_TIME);
+      stranger = false;
+      this.#strangers--;
+      while (payload !== undefined) {
+        const request: Request = JSON.parse(new TextDecoder().decode(payload));
+        const reply = await this.#answer(request);
+        await frames.send(new TextEncoder().encode(JSON.stringify(reply)));
+        payload = await frames.receive();
+      }
+    } catch {
+      // Whatever it is, it concerns this connection alone: it is dropped.
+    } finally {
+      if (stranger) this.#strangers--;
+      this.#connections.delete(conn);
+      closeQuietly(conn);
+    }
+  }
+
+  async #answer(request: Request): Promise<Reply> {
+    if (request.op === "set") return this.#set(request.key, request.value);
+    if (!this.#values.has(request.key) && request.wait > 0) {
+      await this.#wait(request.key, request.wait);
+    }
+    const value = this.#values.get(request.key);
+    return value === undefined ? {} : { value };
+  }
+
+  /** Sets a key, or answers with the value that it has already. */
+  #set(key: string, value: string): Reply {
+    const before = this.#values.get(key);
+    if (before !== undefined) return { value: before };
+    this.#stored += key.length + value.length;
+    if (this.#stored > MAX_STORED) throw new Error("the store is full");
+    this.#values.set(key, value);
+    for (const wake of this.#waiting.get(key) ?? []) wake();
+    return { value };
+  }
+
+  /** Resolves when the key is set, after ms, or when the store closes. */
+  #wait(key: string, ms: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    let waiting = this.#waiting.get(key);
+    if (waiting === undefined) {
+      waiting = new Set();
+      this.#waiting.set(key, waiting);
+    }
+    const all = waiting;
+    const wake = (): void => {
+      clearTimeout(timer);
+      all.delete(wake);
+      if (all.size === 0) this.#waiting.delete(key);
+      resolve();
+    };
+    const timer = setTimeout(wake, ms);
+    all.add(wake);
+    return promise;
+  }
+
+  /** Stops listening and ends every connection. Safe to call again. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#listener.close();
+    for (const wakes of [...this.#waiting.values()]) {
+      for (const wake of [...wakes]) wake();
+    }
+    for (const conn of this.#connections) closeQuietly(conn);
+    await this.#served;
+  }
+}
