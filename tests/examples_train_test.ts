@@ -182,7 +182,7 @@ Deno.test("train_potential.ts says in one line what is wrong when the data is", 
     assertEquals(code, 1);
     assertEquals(
       err.trim().split("\n").at(-1),
-      `replica 0: ExtxyzError: ${path}:1: expected 3 atoms, but only 0 lines follow`,
+      `replica 0 of 1: ExtxyzError: ${path}:1: expected 3 atoms, but only 0 lines follow`,
     );
   } finally {
     await Deno.remove(path);
