@@ -1,0 +1,302 @@
+import {
+  assert,
+  assertEquals,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
+import { FrameConnection } from "../distributed/frames.ts";
+import { Rendezvous } from "../distributed/rendezvous.ts";
+import { StoreClient } from "../distributed/store_client.ts";
+import { StoreServer } from "../distributed/store_server.ts";
+import { RendezvousError } from "../mod.ts";
+
+const HOST = "127.0.0.1";
+const SECRET = "correct horse battery staple";
+const bytes = (text: string): Uint8Array<ArrayBuffer> =>
+  new TextEncoder().encode(text);
+const soon = (ms = 10_000): number => performance.now() + ms;
+
+async function withStore(
+  test: (server: StoreServer) => Promise<void>,
+): Promise<void> {
+  const server = StoreServer.listen(HOST, [0], SECRET);
+  try {
+    await test(server);
+  } finally {
+    await server.close();
+  }
+}
+
+function connect(
+  server: StoreServer,
+  secret = SECRET,
+  deadline = soon(),
+): Promise<StoreClient> {
+  return StoreClient.connect(HOST, [server.port], secret, deadline);
+}
+
+/** Reads until the other side ends the connection. */
+async function untilClosed(conn: Deno.Conn): Promise<number> {
+  let total = 0;
+  const buffer = new Uint8Array(1 << 16);
+  for (;;) {
+    try {
+      const read = await conn.read(buffer);
+      if (read === null) return total;
+      total += read;
+    } catch {
+      return total;
+    }
+  }
+}
+
+Deno.test("a store keeps the first value of a key and wakes those who wait for it", () =>
+  withStore(async (server) => {
+    const a = await connect(server);
+    const b = await connect(server);
+    const waiting = b.get("key", soon());
+    assertEquals(await a.set("key", bytes("one")), bytes("one"));
+    assertEquals(await waiting, bytes("one"));
+    assertEquals(await b.set("key", bytes("two")), bytes("one"));
+    assertEquals(await a.get("other", soon(50)), undefined);
+    assertEquals(await a.set("empty", bytes("")), bytes(""));
+    assertEquals(await b.get("empty", soon()), bytes(""));
+    a.close();
+    b.close();
+  }));
+
+Deno.test("a client with another secret gets nothing, and the reason without the secret", () =>
+  withStore(async (server) => {
+    const good = await connect(server);
+    await good.set("key", bytes("value"));
+    const error = await assertRejects(
+      () => connect(server, "wrong", soon(300)),
+      RendezvousError,
+      "ATOMLOSS_SECRET",
+    );
+    assert(!error.message.includes("wrong") && !error.message.includes(SECRET));
+    assertEquals(await good.get("key", soon()), bytes("value"));
+    good.close();
+  }));
+
+Deno.test("garbage, oversized, half and silent connections are dropped, and the job goes on", () =>
+  withStore(async (server) => {
+    const good = await connect(server);
+    const attacks: Uint8Array<ArrayBuffer>[] = [
+      bytes("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(10)),
+      new Uint8Array(1 << 16).fill(0xff),
+      // After the nonce: a frame that claims 4 GiB, and one of the right form.
+      new Uint8Array([...new Uint8Array(32), 0xff, 0xff, 0xff, 0xff]),
+      new Uint8Array([
+        ...new Uint8Array(32),
+        0,
+        0,
+        0,
+        2,
+        ...new Uint8Array(32),
+        0x7b,
+        0x7d,
+      ]),
+    ];
+    for (const attack of attacks) {
+      using conn = await Deno.connect({ hostname: HOST, port: server.port });
+      await conn.write(attack);
+      // The store's nonce is all that a stranger ever reads.
+      assert(await untilClosed(conn) <= 32);
+    }
+    // Half a frame, then the end; and nothing at all, then the end.
+    for (const part of [new Uint8Array(40), new Uint8Array(0)]) {
+      const conn = await Deno.connect({ hostname: HOST, port: server.port });
+      await conn.write(part);
+      conn.close();
+    }
+    await good.set("key", bytes("still there"));
+    const late = await connect(server);
+    assertEquals(await late.get("key", soon()), bytes("still there"));
+    late.close();
+    good.close();
+  }));
+
+Deno.test("a connection that drips is dropped after 5 s", () =>
+  withStore(async (server) => {
+    using conn = await Deno.connect({ hostname: HOST, port: server.port });
+    const start = performance.now();
+    const closed = untilClosed(conn);
+    const drip = setInterval(
+      () => conn.write(new Uint8Array(1)).catch(() => {}),
+      500,
+    );
+    await closed;
+    clearInterval(drip);
+    const seconds = (performance.now() - start) / 1e3;
+    assert(seconds > 3 && seconds < 9, `${seconds} s`);
+  }));
+
+Deno.test("a thousand silent connections do not keep a replica out", () =>
+  withStore(async (server) => {
+    const silent: Deno.Conn[] = [];
+    for (let i = 0; i < 1000; i++) {
+      silent.push(await Deno.connect({ hostname: HOST, port: server.port }));
+    }
+    const good = await connect(server, SECRET, soon(20_000));
+    await good.set("key", bytes("value"));
+    assertEquals(await good.get("key", soon()), bytes("value"));
+    good.close();
+    for (const conn of silent) conn.close();
+  }));
+
+Deno.test("a frame that is sent twice, or on another connection, does not pass", () =>
+  withStore(async (server) => {
+    /** A connection that remembers what was written to it. */
+    const record = async (): Promise<
+      { conn: Deno.Conn; written: Uint8Array<ArrayBuffer>[] }
+    > => {
+      const inner = await Deno.connect({ hostname: HOST, port: server.port });
+      const written: Uint8Array<ArrayBuffer>[] = [];
+      const conn = new Proxy(inner, {
+        get(target, name): unknown {
+          if (name === "write") {
+            return (data: Uint8Array<ArrayBuffer>): Promise<number> => {
+              written.push(data.slice());
+              return target.write(data);
+            };
+          }
+          const value = Reflect.get(target, name, target);
+          return typeof value === "function" ? value.bind(target) : value;
+        },
+      });
+      return { conn, written };
+    };
+    const request = bytes(JSON.stringify({ op: "set", key: "k", value: "" }));
+    const { conn, written } = await record();
+    const frames = await FrameConnection.handshake(conn, SECRET, false);
+    await frames.send(request);
+    assert(await frames.receive(5000) !== undefined);
+    const frame = written.at(-1)!;
+    await conn.write(frame);
+    assertEquals(await untilClosed(conn), 0);
+    frames.close();
+
+    using other = await Deno.connect({ hostname: HOST, port: server.port });
+    await other.write(written[0]!); // the same nonce, too
+    await other.write(frame);
+    assert(await untilClosed(other) <= 32);
+  }));
+
+Deno.test("listen() says when the port is taken, and takes the next of several", () =>
+  withStore(async (server) => {
+    const error = await assertRejects(
+      () =>
+        Promise.resolve().then(() =>
+          StoreServer.listen(HOST, [server.port], SECRET)
+        ),
+      RendezvousError,
+      "taken by another program",
+    );
+    assertStringIncludes(error.message, `${HOST}, port ${server.port}`);
+    const second = StoreServer.listen(HOST, [server.port, 0], SECRET);
+    assert(second.port !== server.port);
+    // A client looks through the same ports for the store with its secret.
+    const client = await StoreClient.connect(
+      HOST,
+      [1, second.port],
+      SECRET,
+      soon(),
+    );
+    client.close();
+    await second.close();
+  }));
+
+function freePort(): number {
+  using listener = Deno.listen({ hostname: HOST, port: 0 });
+  return listener.addr.port;
+}
+
+function join(
+  rank: number,
+  worldSize: number,
+  port: number,
+  {
+    timeout = 10_000,
+    secret = SECRET as string | null,
+    masterAddr = HOST,
+  } = {},
+): Promise<Rendezvous> {
+  const place = {
+    rank,
+    worldSize,
+    localRank: rank,
+    masterAddr,
+    storePorts: [port],
+  };
+  return Rendezvous.join(place, secret ?? undefined, timeout);
+}
+
+Deno.test("replicas exchange values in rank order, also without a secret on loopback", async () => {
+  for (const secret of [SECRET, null]) {
+    const port = freePort();
+    const gathered = await Promise.all([2, 0, 1].map(async (rank) => {
+      const rendezvous = await join(rank, 3, port, { secret });
+      const values = await rendezvous.allGather("blob", bytes(`of ${rank}`));
+      await rendezvous.leave();
+      return values.map((v) => new TextDecoder().decode(v));
+    }));
+    assertEquals(gathered, new Array(3).fill(["of 0", "of 1", "of 2"]));
+  }
+});
+
+Deno.test("replicas that wait in vain say which ranks are missing", async () => {
+  const port = freePort();
+  const errors = await Promise.all(
+    [0, 2].map((rank) =>
+      assertRejects(
+        () => join(rank, 5, port, { timeout: 500 }),
+        RendezvousError,
+      )
+    ),
+  );
+  assertStringIncludes(errors[0]!.message, "rank 1, 3 and 4 did not come");
+  const alone = await assertRejects(
+    () => join(1, 2, freePort(), { timeout: 300 }),
+    RendezvousError,
+  );
+  assertStringIncludes(alone.message, "rank 0 is missing");
+});
+
+Deno.test("replicas that contradict each other are told", async () => {
+  const port = freePort();
+  const first = join(0, 2, port, { timeout: 2_000 });
+  const error = await assertRejects(
+    () => join(1, 3, port),
+    RendezvousError,
+    "world size",
+  );
+  assertStringIncludes(error.message, "3");
+  await assertRejects(() => first, RendezvousError, "rank 1 did not come");
+
+  const port2 = freePort();
+  const zero = join(0, 3, port2, { timeout: 1_000 });
+  const one = join(1, 3, port2, { timeout: 1_000 });
+  const outcomes = await Promise.allSettled([
+    zero,
+    one,
+    join(1, 3, port2, { timeout: 1_000 }),
+  ]);
+  const reasons = outcomes.map((o) =>
+    String((o as PromiseRejectedResult).reason)
+  );
+  assertEquals(
+    reasons.filter((r) => r.includes("joined the job as rank 1 already"))
+      .length,
+    1,
+    reasons.join("\n"),
+  );
+});
+
+Deno.test("an address that other hosts reach needs a secret", async () => {
+  await assertRejects(
+    () => join(0, 2, 29500, { secret: null, masterAddr: "0.0.0.0" }),
+    RendezvousError,
+    "set ATOMLOSS_SECRET",
+  );
+});

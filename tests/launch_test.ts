@@ -1,0 +1,154 @@
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { ROOT, startProgram } from "./launch_replicas.ts";
+
+interface Finished {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+function run(
+  args: readonly string[],
+  env: Record<string, string> = {},
+): Promise<Finished> {
+  return startProgram(Deno.execPath(), ["run", "-A", "launch.ts", ...args], env)
+    .finished();
+}
+
+/** Runs a script of the given text. */
+async function withScript(
+  text: string,
+  test: (path: string) => Promise<void>,
+): Promise<void> {
+  const path = await Deno.makeTempFile({ suffix: ".ts" });
+  try {
+    await Deno.writeTextFile(path, text);
+    await test(path);
+  } finally {
+    await Deno.remove(path);
+  }
+}
+
+Deno.test("launch.ts tells each replica its place and passes on arguments", () =>
+  withScript(
+    `const names = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "OMP_NUM_THREADS"];
+     console.log(names.map((name) => Deno.env.get(name)).join(" "), JSON.stringify(Deno.args));
+     console.error("secret of", Deno.env.get("ATOMLOSS_SECRET")?.length);`,
+    async (script) => {
+      const { code, stdout, stderr } = await run(
+        ["--nproc-per-node", "2", script, "--nproc-per-node", "7", "x y"],
+        { OMP_NUM_THREADS: "3" },
+      );
+      assertEquals(code, 0, stderr);
+      assertEquals(stdout.trim().split("\n").sort(), [
+        '[rank 0] 0 2 0 2 127.0.0.1 3 ["--nproc-per-node","7","x y"]',
+        '[rank 1] 1 2 1 2 127.0.0.1 3 ["--nproc-per-node","7","x y"]',
+      ]);
+      assertEquals(stderr.match(/\[rank \d\] secret of 64/g)?.length, 2);
+
+      const second = await run(
+        [
+          "--nproc_per_node=2",
+          "--nnodes=3",
+          "--node_rank=1",
+          "--master-addr=node0",
+          "--master-port=1234",
+          script,
+        ],
+        { ATOMLOSS_SECRET: "s", OMP_NUM_THREADS: "1" },
+      );
+      assertStringIncludes(second.stdout, "[rank 2] 2 6 0 2 node0 1 []");
+      assertStringIncludes(second.stdout, "[rank 3] 3 6 1 2 node0 1 []");
+    },
+  ));
+
+Deno.test("launch.ts ends the others when one replica fails, with its code", () =>
+  withScript(
+    `if (Deno.env.get("RANK") === "1") Deno.exit(42);
+     await new Promise((resolve) => setTimeout(resolve, 60_000));`,
+    async (script) => {
+      const start = performance.now();
+      const { code, stderr } = await run(["--nproc-per-node", "3", script]);
+      assertEquals(code, 42);
+      assertStringIncludes(
+        stderr,
+        "launch: rank 1 ended with code 42; ending the others",
+      );
+      assert(performance.now() - start < 15_000);
+    },
+  ));
+
+Deno.test("launch.ts kills a replica that ignores SIGTERM", () =>
+  withScript(
+    `Deno.addSignalListener("SIGTERM", () => {});
+     console.log("listening");
+     if (Deno.env.get("RANK") === "1") {
+       await new Promise((resolve) => setTimeout(resolve, 500));
+       Deno.exit(9);
+     }
+     await new Promise((resolve) => setTimeout(resolve, 60_000));`,
+    async (script) => {
+      const start = performance.now();
+      const { code } = await run(["--nproc-per-node", "2", script]);
+      assertEquals(code, 9);
+      assert(performance.now() - start < 15_000);
+    },
+  ));
+
+Deno.test("launch.ts keeps lines whole", () =>
+  withScript(
+    `for (let i = 0; i < 200; i++) console.log("x".repeat(500));`,
+    async (script) => {
+      const { stdout } = await run(["--nproc-per-node", "3", script]);
+      const lines = stdout.trim().split("\n");
+      assertEquals(lines.length, 600);
+      for (const line of lines) assert(/^\[rank \d\] x{500}$/.test(line), line);
+    },
+  ));
+
+Deno.test("launch.ts rejects bad options with its usage and code 2", async () => {
+  const cases: [string[], string][] = [
+    [[], "--nproc-per-node is missing"],
+    [["--nproc-per-node", "2"], "the script is missing"],
+    [["--nproc-per-node", "0", "x.ts"], "--nproc-per-node is '0'"],
+    [["--nproc-per-node", "two", "x.ts"], "'two'"],
+    [
+      ["--frobnicate", "--nproc-per-node", "1", "x.ts"],
+      "--frobnicate is not an option",
+    ],
+    [
+      ["--nproc-per-node", "1", "--nnodes", "2", "--node-rank", "2", "x.ts"],
+      "--node-rank is 2",
+    ],
+    [["--nproc-per-node", "1", "--nnodes", "2", "x.ts"], "--master-addr"],
+    [
+      ["--nproc-per-node", "1", "--nnodes", "2", "--master-addr", "a", "x.ts"],
+      "ATOMLOSS_SECRET",
+    ],
+  ];
+  for (const [args, message] of cases) {
+    const { code, stderr } = await run(args, { ATOMLOSS_SECRET: "" });
+    assertEquals(code, 2, args.join(" "));
+    assertStringIncludes(stderr, message);
+    assertStringIncludes(stderr, "usage:");
+  }
+  const help = await run(["--help"]);
+  assertEquals(help.code, 0);
+  assertStringIncludes(help.stdout, "usage:");
+});
+
+Deno.test("replicas say so when their port is taken", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { code, stderr } = await run([
+    "--nproc-per-node",
+    "2",
+    "--master-port",
+    String(listener.addr.port),
+    `${ROOT}tests/fixtures/collectives_replica.ts`,
+  ]);
+  assert(code !== 0);
+  assertStringIncludes(
+    stderr,
+    `port ${listener.addr.port}: taken by another program`,
+  );
+});
