@@ -31,10 +31,30 @@ export interface MemoryState {
   readonly free: number;
 }
 
+/** What launchers call the number of a replica among those of its host. */
+const LOCAL_RANKS = [
+  "LOCAL_RANK",
+  "OMPI_COMM_WORLD_LOCAL_RANK",
+  "MPI_LOCALRANKID",
+  "SLURM_LOCALID",
+];
+
+/** The GPU of this replica where none is named: each replica of a host has its own. */
+async function ownGpu(): Promise<number> {
+  for (const name of LOCAL_RANKS) {
+    const text = Deno.env.get(name);
+    if (text === undefined || !/^\d+$/.test(text)) continue;
+    // More replicas than GPUs would be a mistake, except in tests.
+    if (Deno.env.get("ATOMLOSS_SHARE_GPU") !== "1") return Number(text);
+    return Number(text) % Math.max(1, await Device.count("cuda"));
+  }
+  return 0;
+}
+
 /** "cpu", "cuda", "cuda:1" or "auto", taken apart. */
 function parseDevice(
   spec: string,
-): { backend: Backend | "auto"; ordinal: number } {
+): { backend: Backend | "auto"; ordinal: number | undefined } {
   const match = /^(?:(cpu|auto)|(cuda)(?::(\d+))?)$/.exec(spec);
   if (match === null) {
     throw new ArgumentError(
@@ -43,7 +63,7 @@ function parseDevice(
   }
   return {
     backend: (match[1] ?? match[2]) as Backend | "auto",
-    ordinal: Number(match[3] ?? 0),
+    ordinal: match[3] === undefined ? undefined : Number(match[3]),
   };
 }
 
@@ -101,20 +121,24 @@ export class Device {
    * Opens a device and, the first time on a machine, compiles the native
    * library for it.
    *
-   * @param spec `"cpu"`, `"cuda"`, `"cuda:1"` (any ordinal), or `"auto"`: a GPU
-   * if there is one that works, otherwise the CPU, with one line that says why.
+   * @param spec `"cpu"`; `"cuda:1"` (any ordinal); `"cuda"`: the GPU of this
+   * replica, whose ordinal is its rank on this host; or `"auto"`: that GPU if it
+   * works, otherwise the CPU, with one line that says why.
    * @throws {ArgumentError} if spec is none of these.
    * @throws {BuildError} if the library cannot be built; names what to install.
    * @throws {DeviceError} if there is no such device.
    */
   static async open(spec = "auto"): Promise<Device> {
     const { backend, ordinal } = parseDevice(spec);
-    if (backend !== "auto") return await Device.#open(backend, ordinal);
+    if (backend === "cpu") return await Device.#open("cpu", 0);
+    if (backend === "cuda") {
+      return await Device.#open("cuda", ordinal ?? await ownGpu());
+    }
     let reason = "there is no NVIDIA driver";
     // Without a driver it is no use to compile for minutes first.
     if (await hasNvidiaDriver()) {
       try {
-        return await Device.#open("cuda", 0);
+        return await Device.#open("cuda", await ownGpu());
       } catch (error) {
         if (!(error instanceof BuildError || error instanceof DeviceError)) {
           throw error;

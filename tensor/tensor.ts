@@ -24,9 +24,13 @@ type Pointer = NonNullable<Deno.PointerValue>;
 interface Memory {
   readonly native: NativeDevice;
   readonly pointer: Pointer;
+  /** Tensors that share it: it is freed with the last of them. */
+  owners: number;
 }
 
-function free({ native, pointer }: Memory): void {
+function free(memory: Memory): void {
+  if (--memory.owners > 0) return;
+  const { native, pointer } = memory;
   // A closed device has freed its memory already.
   if (native.closed) return;
   native.library.check(native.library.symbols.al_free(native.handle, pointer));
@@ -118,6 +122,7 @@ export class Tensor {
     return new Tensor(device, dtype, Object.freeze([...shape]), size, {
       native,
       pointer,
+      owners: 1,
     });
   }
 
@@ -165,6 +170,30 @@ export class Tensor {
         BigInt(this.byteLength),
       ),
     );
+  }
+
+  /**
+   * The same elements, in the same memory, as a tensor of another shape. The
+   * memory is freed when both are disposed.
+   *
+   * @param shape Lengths of the dimensions, with as many elements.
+   * @returns A tensor to be disposed like any other.
+   * @throws {ShapeError} if the shape does not have as many elements.
+   * @throws {DisposedError} if the tensor was disposed.
+   */
+  reshape(shape: Shape): Tensor {
+    if (shapeSize(shape) !== this.size) {
+      throw new ShapeError(
+        `cannot reshape ${formatShape(this.shape)}, ${this.size} elements, to ${
+          formatShape(shape)
+        }`,
+      );
+    }
+    this.pointer; // throws if disposed
+    const memory = this.#memory!;
+    memory.owners++;
+    const frozen = Object.freeze([...shape]);
+    return new Tensor(this.device, this.dtype, frozen, this.size, memory);
   }
 
   /** Bytes of the elements. */
@@ -374,7 +403,8 @@ export function outputTensor(
 ): Tensor {
   if (out === undefined) return Tensor.empty(device, shape, dtype);
   checkTensor(out, "out");
-  if (inputs.includes(out)) {
+  // The pointers, since a reshaped tensor is another object on the same memory.
+  if (inputs.some((input) => input.pointer === out.pointer)) {
     throw new ArgumentError("out must not be one of the inputs");
   }
   if (

@@ -103,7 +103,7 @@ Deno.test("DDPLoss trains the same on any number of replicas when a mean of each
   const run = (
     replicas: number,
   ): Promise<{ ofAllReplicas: number[]; ofEachReplica: number[] }> =>
-    launch(replicas, "tests/examples_replica_mean.ts", (path) => [path]);
+    launch(replicas, "tests/fixtures/replica_mean.ts", (path) => [path]);
   const alone = await run(1);
   const together = await run(3);
   assertEquals(difference(alone.ofEachReplica, alone.ofAllReplicas), 0);

@@ -11,6 +11,7 @@ import {
   DeviceError,
   DisposedError,
   DTypeError,
+  MAELoss,
   OutOfMemoryError,
   ShapeError,
   type TensorData,
@@ -137,6 +138,33 @@ testOnDevices(
     assertThrows(() => c.copy_(new Float64Array(3)), DTypeError);
     using d = device.zeros([2], "float64");
     assertThrows(() => d.copy_(a), DTypeError);
+  },
+);
+
+testOnDevices(
+  "reshape() shares memory until the last tensor on it is disposed",
+  async (device) => {
+    const before = device.memory.tensors;
+    const flat = device.tensor(new Float32Array([1, 2, 3, 4, 5, 6]));
+    const matrix = flat.reshape([2, 3]);
+    assertEquals(matrix.shape, [2, 3]);
+    assertEquals(device.memory.tensors, before + 1);
+    matrix.copy_(new Float32Array([6, 5, 4, 3, 2, 1]));
+    assertEquals(await flat.toList(), [6, 5, 4, 3, 2, 1]);
+    flat.dispose();
+    flat.dispose();
+    assertThrows(() => flat.reshape([6]), DisposedError);
+    assertEquals(await matrix.toList(), [6, 5, 4, 3, 2, 1]);
+    assertThrows(
+      () => matrix.reshape([4]),
+      ShapeError,
+      "[2, 3], 6 elements, to [4]",
+    );
+    assertThrows(() =>
+      new MAELoss().forward(matrix, matrix, null, {
+        out: matrix.reshape([2, 3]),
+      }), ArgumentError);
+    matrix.dispose();
   },
 );
 

@@ -1,0 +1,181 @@
+/**
+ * From structures to batches on the device: the linear maps from parameters to
+ * energies and forces (design matrices), and the reference values.
+ *
+ * A data set is shuffled once by the seed, cut into batches, and each batch is
+ * dealt to the replicas structure by structure. So a replica keeps in device
+ * memory what is its own of every batch, and a step copies nothing. Replicas
+ * get different numbers of atoms, and from a ragged last batch maybe none.
+ *
+ * @module
+ */
+
+import type { Device, ProcessGroup, Tensor } from "../../mod.ts";
+import {
+  type DescriptorOptions,
+  type DesignRows,
+  designRows,
+  parameterCount,
+} from "./descriptors.ts";
+import { gather } from "./gather.ts";
+import type { Options } from "./options.ts";
+import { Progress } from "./progress.ts";
+import type { Random } from "./random.ts";
+import { atomCount, type Structure } from "./structure.ts";
+import {
+  applyWhitening,
+  statisticsLength,
+  structureStatistics,
+  type Whitening,
+} from "./whitening.ts";
+
+/** One replica's share of a batch, before it is on the device. */
+export interface Share {
+  /** Which structures of the data set the whole batch has, in order. */
+  readonly batch: readonly number[];
+  /** Which of them are this replica's. */
+  readonly members: readonly number[];
+  /** Design rows of the members. */
+  readonly rows: readonly DesignRows[];
+}
+
+/**
+ * Deals a data set to the replicas and computes the descriptors of this
+ * replica's share.
+ */
+export async function deal(
+  structures: readonly Structure[],
+  batchSize: number,
+  random: Random,
+  { rank, worldSize }: Pick<ProcessGroup, "rank" | "worldSize">,
+  options: DescriptorOptions,
+): Promise<Share[]> {
+  using progress = new Progress("descriptors", structures.length, rank === 0);
+  const order = random.permutation(structures.length);
+  const shares: Share[] = [];
+  for (let first = 0; first < order.length; first += batchSize) {
+    const batch = order.slice(first, first + batchSize);
+    const members = batch.filter((_, k) => k % worldSize === rank);
+    const rows: DesignRows[] = [];
+    for (const member of members) {
+      rows.push(designRows(structures[member]!, options));
+      // The others are about as far.
+      await progress.update(
+        Math.min(first + rows.length * worldSize, order.length),
+      );
+    }
+    shares.push({ batch, members, rows });
+  }
+  return shares;
+}
+
+/**
+ * The statistics of all structures, in the order of the data set and the same
+ * on all replicas, each of which computes those of its share.
+ */
+export async function allStatistics(
+  shares: readonly Share[],
+  options: DescriptorOptions,
+  group: ProcessGroup,
+): Promise<Float64Array[]> {
+  const length = statisticsLength(parameterCount(options));
+  const all: Float64Array[] = [];
+  for (const { batch, members, rows } of shares) {
+    const ofBatch = new Float64Array(batch.length * length);
+    members.forEach((member, k) => {
+      ofBatch.set(
+        structureStatistics(rows[k]!),
+        batch.indexOf(member) * length,
+      );
+    });
+    const gathered = await gather(ofBatch, group);
+    batch.forEach((structure, k) => {
+      all[structure] = gathered.subarray(k * length, (k + 1) * length);
+    });
+  }
+  return all;
+}
+
+/** One replica's share of a batch in device memory; S structures, N atoms, P parameters. */
+export class Batch implements Disposable {
+  /** Which structures of the data set it has. */
+  readonly members: readonly number[];
+  readonly atoms: number;
+  /** `[S]`: atoms of each structure. */
+  readonly natoms: Tensor;
+  /** `[S, 1]`: reference energies, without the mean energy of the atoms. */
+  readonly energies: Tensor;
+  /** `[N, 3]`: reference forces. */
+  readonly forces: Tensor;
+  /** `[S, P]`: times the parameters, the energies. */
+  readonly energyDesign: Tensor;
+  /** `[S, P]`: `energyDesign` times the weight of the energy loss. */
+  readonly weightedEnergyDesign: Tensor;
+  /** `[3N, P]`: times the parameters, the forces. */
+  readonly forceDesign: Tensor;
+
+  constructor(
+    device: Device,
+    structures: readonly Structure[],
+    { members, rows }: Share,
+    whitening: Whitening,
+    { dtype, energyWeight }: Pick<Options, "dtype" | "energyWeight">,
+  ) {
+    const own = members.map((member) => structures[member]!);
+    const white = rows.map((row) => applyWhitening(row, whitening));
+    const count = own.length;
+    const atoms = atomCount(...own);
+    const width = whitening.size;
+    const tensor = (
+      parts: readonly Float64Array[],
+      shape: readonly number[],
+    ): Tensor => {
+      const length = shape.reduce((product, n) => product * n, 1);
+      const data = dtype === "float32"
+        ? new Float32Array(length)
+        : new Float64Array(length);
+      let at = 0;
+      for (const part of parts) {
+        data.set(part, at);
+        at += part.length;
+      }
+      return device.tensor(data, shape);
+    };
+
+    this.members = members;
+    this.atoms = atoms;
+    this.natoms = device.tensor(
+      Int32Array.from(own, ({ species }) => species.length),
+      [count],
+    );
+    this.energies = tensor(
+      own.map(({ energy, species }) =>
+        Float64Array.of(energy - species.length * whitening.energyPerAtom)
+      ),
+      [count, 1],
+    );
+    this.forces = tensor(own.map(({ forces }) => forces), [atoms, 3]);
+    this.energyDesign = tensor(
+      white.map(({ energy }) => energy),
+      [count, width],
+    );
+    this.weightedEnergyDesign = tensor(
+      white.map(({ energy }) => energy.map((x) => energyWeight * x)),
+      [count, width],
+    );
+    this.forceDesign = tensor(
+      white.map(({ forces }) => forces),
+      [3 * atoms, width],
+    );
+  }
+
+  /** Frees the device memory. */
+  [Symbol.dispose](): void {
+    this.natoms.dispose();
+    this.energies.dispose();
+    this.forces.dispose();
+    this.energyDesign.dispose();
+    this.weightedEnergyDesign.dispose();
+    this.forceDesign.dispose();
+  }
+}

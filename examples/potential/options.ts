@@ -1,0 +1,175 @@
+/**
+ * The command line of the training script.
+ *
+ * @module
+ */
+
+import { parseArgs } from "@std/cli/parse-args";
+import { AtomlossError } from "../../errors.ts";
+
+/** The command line names an unknown option, or a value that is not allowed. */
+export class OptionError extends AtomlossError {}
+
+/** Losses for energies, and what each weighs against the loss of forces. */
+const ENERGY_LOSSES = { per_atom_mae: 10, mae: 0.2, mse: 0.03 } as const;
+const FORCE_LOSSES = ["l2norm", "mae", "mse"] as const;
+const DTYPES = ["float32", "float64"] as const;
+
+/** What the command line asks for. */
+export interface Options {
+  readonly train: string | undefined;
+  readonly test: string | undefined;
+  readonly steps: number;
+  readonly batch: number;
+  readonly lr: number;
+  readonly cutoff: number;
+  readonly energyLoss: keyof typeof ENERGY_LOSSES;
+  readonly energyWeight: number;
+  readonly forceLoss: typeof FORCE_LOSSES[number];
+  readonly dtype: typeof DTYPES[number];
+  readonly device: string;
+  readonly seed: number;
+  readonly report: string | undefined;
+  readonly plot: string | undefined;
+}
+
+/** The text of `--help`. */
+export const HELP = `\
+Trains an interatomic potential on energies and forces.
+
+  deno run -A launch.ts --nproc-per-node 2 examples/train_potential.ts [options]
+
+Data: extended XYZ, one chemical element, energies in eV, forces in eV/Å.
+  --train FILE        structures to train on; without, silicon crystals
+                      with the Stillinger–Weber potential are made
+  --test FILE         structures to test on (with --train)
+  --cutoff Å          how far an atom sees (default: 5)
+
+Training:
+  --steps N           optimiser steps (default: 1500)
+  --batch N           structures per step, over all replicas (default: 32)
+  --lr X              learning rate at the start (default: 0.01)
+  --energy-loss NAME  ${
+  Object.keys(ENERGY_LOSSES).join(", ")
+} (default: per_atom_mae)
+  --energy-weight X   what it weighs against the force loss (default:
+                      ${
+  Object.entries(ENERGY_LOSSES).map(([name, weight]) => `${weight} for ${name}`)
+    .join(", ")
+})
+  --force-loss NAME   ${FORCE_LOSSES.join(", ")} (default: l2norm)
+  --seed N            order of the structures (default: 1)
+
+Machine:
+  --dtype NAME        ${DTYPES.join(", ")} (default: float32)
+  --device NAME       cpu, cuda, cuda:1, auto (default: auto)
+
+Results:
+  --report FILE       write them as JSON
+  --plot FILE         plot predictions and the loss as SVG
+  -h, --help          show this
+`;
+
+function refuse(argument: string): never {
+  throw new OptionError(`unknown argument ${argument}; --help lists them`);
+}
+
+/**
+ * Reads the command line.
+ *
+ * @returns The options, or undefined where help is asked for.
+ * @throws {OptionError} for an unknown option or a bad value.
+ */
+export function parseOptions(args: readonly string[]): Options | undefined {
+  const flags: Record<string, unknown> = parseArgs([...args], {
+    boolean: ["help"],
+    string: [
+      "train",
+      "test",
+      "cutoff",
+      "steps",
+      "batch",
+      "lr",
+      "energy-loss",
+      "energy-weight",
+      "force-loss",
+      "seed",
+      "dtype",
+      "device",
+      "report",
+      "plot",
+    ],
+    alias: { help: "h" },
+    unknown: refuse,
+  });
+  // What comes after a bare "--" is not told to `unknown`.
+  for (const argument of flags._ as string[]) refuse(argument);
+  if (flags.help) return undefined;
+
+  const text = (name: string): string | undefined => {
+    const value = flags[name];
+    if (value === undefined) return undefined;
+    if (typeof value === "string" && value !== "") return value;
+    throw new OptionError(`--${name} needs a value`);
+  };
+  const choice = <T extends string>(
+    name: string,
+    allowed: readonly T[],
+  ): T => {
+    const value = text(name) ?? allowed[0]!;
+    const found = allowed.find((one) => one === value);
+    if (found !== undefined) return found;
+    throw new OptionError(
+      `--${name} is "${value}", expected one of ${allowed.join(", ")}`,
+    );
+  };
+  const number = (
+    name: string,
+    fallback: number,
+    { from = 0, to = Infinity, integer = false },
+  ): number => {
+    const word = text(name);
+    const value = word === undefined ? fallback : Number(word);
+    if (
+      value >= from && value <= to && Number.isFinite(value) &&
+      (!integer || Number.isInteger(value))
+    ) return value;
+    throw new OptionError(
+      `--${name} is "${word}", expected ${
+        integer ? "an integer" : "a number"
+      } ` +
+        `from ${from}${to === Infinity ? "" : ` to ${to}`}`,
+    );
+  };
+
+  const energyLoss = choice(
+    "energy-loss",
+    Object.keys(ENERGY_LOSSES) as (keyof typeof ENERGY_LOSSES)[],
+  );
+  const device = text("device") ?? "auto";
+  if (!/^(cpu|auto|cuda(:\d+)?)$/.test(device)) {
+    throw new OptionError(
+      `--device is "${device}", expected cpu, cuda, cuda:N or auto`,
+    );
+  }
+  const options = {
+    train: text("train"),
+    test: text("test"),
+    cutoff: number("cutoff", 5, { from: 1, to: 20 }),
+    steps: number("steps", 1500, { from: 1, integer: true }),
+    batch: number("batch", 32, { from: 1, integer: true }),
+    lr: number("lr", 0.01, {}),
+    energyLoss,
+    energyWeight: number("energy-weight", ENERGY_LOSSES[energyLoss], {}),
+    forceLoss: choice("force-loss", FORCE_LOSSES),
+    seed: number("seed", 1, { to: 2 ** 31 - 1, integer: true }),
+    dtype: choice("dtype", DTYPES),
+    device,
+    report: text("report"),
+    plot: text("plot"),
+  };
+  if ((options.train === undefined) !== (options.test === undefined)) {
+    throw new OptionError("--train and --test go together");
+  }
+  return options;
+}
