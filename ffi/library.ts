@@ -1,7 +1,7 @@
 /** A native library that is loaded: its functions, and the one place where a status becomes an error. */
 import {
   ArgumentError,
-  AtomlossError,
+  type AtomlossError,
   BuildError,
   CollectiveError,
   DeviceError,

@@ -7,7 +7,7 @@ import {
 } from "../errors.ts";
 import { type Backend, Library } from "../ffi/library.ts";
 import { hasNvidiaDriver } from "../ffi/nvidia_driver.ts";
-import { type DType, type TensorData } from "./dtype.ts";
+import type { DType, TensorData } from "./dtype.ts";
 import { Tensor } from "./tensor.ts";
 import type { Shape } from "./shape.ts";
 

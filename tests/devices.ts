@@ -14,7 +14,7 @@ export function testOnDevices(
     Deno.test({
       name: `${name} [${spec}]`,
       ignore: spec === "cuda" && !hasGpu,
-      async fn(t) {
+      async fn(t): Promise<void> {
         using device = await Device.open(spec);
         await test(device, t);
       },

@@ -25,7 +25,7 @@ for (const device of ["cpu", "cuda"]) {
       name:
         `ProcessGroup combines every dtype, with the same bits on all of ${worldSize} replicas [${device}]`,
       ignore: device === "cuda" && !hasGpu,
-      async fn() {
+      async fn(): Promise<void> {
         const { code, stdout, stderr } = await launchReplicas(
           worldSize,
           "tests/fixtures/collectives_replica.ts",

@@ -1,10 +1,5 @@
 /** The reference's results: tests/golden.json, read and compared. */
-import {
-  type Device,
-  type DType,
-  type Tensor,
-  type TensorData,
-} from "../mod.ts";
+import type { Device, DType, Tensor, TensorData } from "../mod.ts";
 import { emptyArray } from "../tensor/dtype.ts";
 
 /** An array of golden.json. */

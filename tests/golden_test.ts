@@ -14,7 +14,7 @@ for (const device of ["cpu", "cuda"]) {
     Deno.test({
       name: `DDPLoss equals the reference on ${worldSize} replicas [${device}]`,
       ignore: device === "cuda" && !hasGpu,
-      async fn(t) {
+      async fn(t): Promise<void> {
         const { code, stdout, stderr } = await launchReplicas(
           worldSize,
           "tests/fixtures/golden_replica.ts",
