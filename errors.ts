@@ -7,6 +7,7 @@
 
 /** The parent of all errors of this package. */
 export class AtomlossError extends Error {
+  /** Name of the error's class. */
   override get name(): string {
     return this.constructor.name;
   }

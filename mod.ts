@@ -29,6 +29,7 @@ export {
 } from "./tensor/optimizers.ts";
 export type { Loss, OutOptions } from "./loss/loss.ts";
 export { L2NormLoss, MAELoss, MSELoss, PerAtomMAELoss } from "./loss/losses.ts";
+export { NativeLoss } from "./loss/native_loss.ts";
 export { registerLoss } from "./loss/registry.ts";
 export {
   DDPLoss,

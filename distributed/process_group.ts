@@ -13,11 +13,11 @@ import { checkTensor, type Tensor } from "../tensor/tensor.ts";
 import { findPlace, type Place } from "./environment.ts";
 import { Rendezvous } from "./rendezvous.ts";
 
-/** al_reduce_op of kernels/atomloss.h. */
-const REDUCE_OPS = { sum: 0, avg: 1, max: 2, min: 3 };
-
 /** How a collective combines the replicas' values. */
-export type ReduceOp = keyof typeof REDUCE_OPS;
+export type ReduceOp = "sum" | "avg" | "max" | "min";
+
+/** al_reduce_op of kernels/atomloss.h. */
+const REDUCE_OPS: Record<ReduceOp, number> = { sum: 0, avg: 1, max: 2, min: 3 };
 
 /** What carries the collectives. */
 export type GroupBackend = "nccl" | "gloo" | "single";

@@ -97,7 +97,7 @@ export async function cpuRecipe(): Promise<Recipe> {
     command: (
       output,
     ) => [compiler(), ...flags, ...SOURCES, "-o", output, ...LIBRARIES],
-    advice(stderr) {
+    advice(stderr): string {
       const packages = MISSING.filter(([pattern]) => pattern.test(stderr))
         .map(([, name]) => name);
       return packages.length === 0

@@ -20,7 +20,7 @@ import {
 } from "../tensor/tensor.ts";
 import "./losses.ts";
 import type { Loss, OutOptions } from "./loss.ts";
-import { checkPair, NativeLoss } from "./native_loss.ts";
+import { checkPair, NativeLoss, prepareInput } from "./native_loss.ts";
 import { lossNamed } from "./registry.ts";
 
 /** How the entries of an unreduced loss become one number. */
@@ -107,6 +107,8 @@ export class DDPLoss {
   readonly #onNonFinite: NonFiniteListener;
 
   /**
+   * A loss with its reduction.
+   *
    * @param loss Name of a registered loss (`"mae"`, `"mse"`, `"per_atom_mae"`,
    * `"l2norm"` or its alias `"l2mae"`), or a loss object.
    * @param reduction `"mean"` or `"sum"`.
@@ -303,7 +305,8 @@ export class DDPLoss {
     value: Tensor,
     grad: Tensor | null,
   ): void {
-    const { loss: number, natoms: atoms, rows, cols } = loss.prepare(
+    const { loss: number, natoms: atoms, rows, cols } = prepareInput(
+      loss,
       input,
       natoms,
     );

@@ -23,9 +23,10 @@ import { registerLoss } from "./registry.ts";
  * ```
  */
 export class MAELoss extends NativeLoss {
-  /** `"mae"` */
-  override readonly name = "mae";
-  protected override readonly kind = "element";
+  /** The loss; it has no options. */
+  constructor() {
+    super("mae", "element");
+  }
 }
 
 /**
@@ -45,9 +46,10 @@ export class MAELoss extends NativeLoss {
  * ```
  */
 export class MSELoss extends NativeLoss {
-  /** `"mse"` */
-  override readonly name = "mse";
-  protected override readonly kind = "element";
+  /** The loss; it has no options. */
+  constructor() {
+    super("mse", "element");
+  }
 }
 
 /**
@@ -70,10 +72,10 @@ export class MSELoss extends NativeLoss {
  * ```
  */
 export class PerAtomMAELoss extends NativeLoss {
-  /** `"per_atom_mae"` */
-  override readonly name = "per_atom_mae";
-  protected override readonly kind = "element";
-  protected override readonly usesNatoms = true;
+  /** The loss; it has no options. */
+  constructor() {
+    super("per_atom_mae", "element", true);
+  }
 
   /** The shape itself, `[B]` or `[B, 1]`. Throws {@linkcode ShapeError} for any other. */
   override outputShape(shape: Shape): Shape {
@@ -106,9 +108,10 @@ export class PerAtomMAELoss extends NativeLoss {
  * ```
  */
 export class L2NormLoss extends NativeLoss {
-  /** `"l2norm"` */
-  override readonly name = "l2norm";
-  protected override readonly kind = "row";
+  /** The loss; it has no options. */
+  constructor() {
+    super("l2norm", "row");
+  }
 
   /** `[N]` for predictions `[N, D]`, D > 1. Throws {@linkcode ShapeError} for any other. */
   override outputShape(shape: Shape): Shape {

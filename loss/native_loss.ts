@@ -41,15 +41,39 @@ export function checkPair(
   }
 }
 
-/** A loss that the native library computes. */
-export abstract class NativeLoss implements Loss {
-  /** Name in kernels/loss_ops.h. */
-  abstract readonly name: string;
-  /** Whether there is one value per element or one per row. */
-  protected abstract readonly kind: keyof typeof KINDS;
-  /** Whether natoms is read. */
-  protected readonly usesNatoms: boolean = false;
+let friend: (
+  loss: NativeLoss,
+  pred: Tensor,
+  natoms: Tensor | null,
+) => LossInput;
+
+/**
+ * A loss of kernels/loss_ops.h, computed by the native library: the parent of
+ * the losses that come with this package.
+ */
+export class NativeLoss implements Loss {
+  /** Name in kernels/loss_ops.h, by which `DDPLoss` finds it. */
+  readonly name: string;
+  readonly #kind: "element" | "row";
+  readonly #usesNatoms: boolean;
   readonly #numbers = new Map<Library, number>();
+
+  static {
+    friend = (loss, pred, natoms) => loss.#prepare(pred, natoms);
+  }
+
+  /**
+   * A loss by its name in kernels/loss_ops.h.
+   *
+   * @param name Its name there.
+   * @param kind Whether it has one value per element or one per row.
+   * @param usesNatoms Whether it reads natoms.
+   */
+  constructor(name: string, kind: "element" | "row", usesNatoms = false) {
+    this.name = name;
+    this.#kind = kind;
+    this.#usesNatoms = usesNatoms;
+  }
 
   /**
    * Shape of the unreduced loss for predictions of this shape.
@@ -80,7 +104,7 @@ export abstract class NativeLoss implements Loss {
     options: OutOptions = {},
   ): Tensor {
     checkPair(pred, target, ["pred", "target"]);
-    const input = this.prepare(pred, natoms);
+    const input = this.#prepare(pred, natoms);
     const { library, handle } = nativeOf(pred.device);
     const shape = this.outputShape(pred.shape);
     const out = outputTensor(pred.device, shape, pred.dtype, options.out, [
@@ -124,7 +148,7 @@ export abstract class NativeLoss implements Loss {
     options: OutOptions = {},
   ): Tensor {
     checkPair(pred, target, ["pred", "target"]);
-    const input = this.prepare(pred, natoms);
+    const input = this.#prepare(pred, natoms);
     const inputs = [pred, target];
     if (gradOutput !== null) {
       checkTensor(gradOutput, "gradOutput");
@@ -157,16 +181,16 @@ export abstract class NativeLoss implements Loss {
     return out;
   }
 
-  /** Checks shape and natoms, and says what to pass on. For this package. */
-  prepare(pred: Tensor, natoms: Tensor | null): LossInput {
+  /** Checks shape and natoms, and says what to pass on. */
+  #prepare(pred: Tensor, natoms: Tensor | null): LossInput {
     // Also throws for a shape that this loss does not take.
     const output = this.outputShape(pred.shape);
-    const rows = this.kind === "row" ? output[0]! : pred.size;
+    const rows = this.#kind === "row" ? output[0]! : pred.size;
     return {
       loss: this.#number(nativeOf(pred.device).library),
-      natoms: this.usesNatoms ? this.#checkNatoms(pred, natoms) : null,
+      natoms: this.#usesNatoms ? this.#checkNatoms(pred, natoms) : null,
       rows,
-      cols: this.kind === "row" ? pred.shape[1]! : 1,
+      cols: this.#kind === "row" ? pred.shape[1]! : 1,
     };
   }
 
@@ -204,9 +228,9 @@ export abstract class NativeLoss implements Loss {
       const kind = new Int32Array(1);
       const name = new TextEncoder().encode(`${this.name}\0`);
       library.check(library.symbols.al_loss_find(name, loss, kind));
-      if (kind[0] !== KINDS[this.kind]) {
+      if (kind[0] !== KINDS[this.#kind]) {
         throw new InternalError(
-          `${this.name} is not a loss per ${this.kind} in ${library.path}`,
+          `${this.name} is not a loss per ${this.#kind} in ${library.path}`,
         );
       }
       number = loss[0]!;
@@ -231,4 +255,13 @@ function checkGradOutput(gradOutput: Tensor, pred: Tensor, shape: Shape): void {
       }`,
     );
   }
+}
+
+/** What the C ABI needs to know for these arguments, which are checked. */
+export function prepareInput(
+  loss: NativeLoss,
+  pred: Tensor,
+  natoms: Tensor | null,
+): LossInput {
+  return friend(loss, pred, natoms);
 }

@@ -98,7 +98,7 @@ export class Device {
   /** "cpu", or "cuda:" and the ordinal. */
   readonly name: string;
   /** "cpu" or "cuda". */
-  readonly type: Backend;
+  readonly type: "cpu" | "cuda";
   readonly #native: NativeDevice;
 
   static {
@@ -162,7 +162,7 @@ export class Device {
   }
 
   /** How many devices of a type there are; 0 GPUs on a machine without a driver. */
-  static async count(type: Backend): Promise<number> {
+  static async count(type: "cpu" | "cuda"): Promise<number> {
     const library = await Library.get(type);
     const count = new Int32Array(1);
     library.check(library.symbols.al_device_count(count));

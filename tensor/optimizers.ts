@@ -47,6 +47,14 @@ function checkNumber(
   return value;
 }
 
+/** Addresses of tensors, as the C ABI takes a list of them. */
+function pointers(tensors: readonly Tensor[]): BigUint64Array<ArrayBuffer> {
+  return BigUint64Array.from(
+    tensors,
+    (tensor) => Deno.UnsafePointer.value(tensor.pointer),
+  );
+}
+
 /** Parameters of one dtype: what one native call updates. */
 class ParameterGroup {
   readonly params: Tensor[] = [];
@@ -69,25 +77,12 @@ class ParameterGroup {
   }
 }
 
-/** Addresses of tensors, as the C ABI takes a list of them. */
-function pointers(tensors: readonly Tensor[]): BigUint64Array<ArrayBuffer> {
-  return BigUint64Array.from(
-    tensors,
-    (tensor) => Deno.UnsafePointer.value(tensor.pointer),
-  );
-}
+/** An optimiser's parameters, checked and grouped by dtype. */
+class ParameterList {
+  readonly groups: readonly ParameterGroup[];
+  readonly #params: readonly Tensor[];
 
-/** What Adam and SGD share: the parameters and the checks of their gradients. */
-abstract class Optimizer {
-  /** Learning rate; may be set between steps (schedules). */
-  lr: number;
-  /** Steps taken so far. */
-  steps = 0;
-  protected readonly params: readonly Tensor[];
-  protected readonly groups: readonly ParameterGroup[];
-
-  protected constructor(params: readonly Tensor[], lr: number) {
-    this.lr = checkNumber(lr, "lr", 0);
+  constructor(params: readonly Tensor[]) {
     const groups = new Map<DType, ParameterGroup>();
     params.forEach((param, i) => {
       checkTensor(param, `parameter ${i}`);
@@ -105,52 +100,23 @@ abstract class Optimizer {
       group.params.push(param);
       group.indices.push(i);
     });
-    this.params = [...params];
+    this.#params = [...params];
     this.groups = [...groups.values()];
   }
 
-  /**
-   * Updates every parameter, in place.
-   *
-   * @param grads One gradient per parameter, in their order, each with the
-   * shape, dtype and device of its parameter.
-   * @throws {ArgumentError} if there are not as many gradients as parameters.
-   * @throws {ShapeError | DTypeError | DeviceError} if one does not fit.
-   */
-  step(grads: readonly Tensor[]): void {
-    if (grads.length !== this.params.length) {
+  /** Addresses of the gradients, checked, for each group. */
+  gradients(grads: readonly Tensor[]): BigUint64Array<ArrayBuffer>[] {
+    if (grads.length !== this.#params.length) {
       throw new ArgumentError(
-        `step needs ${this.params.length} gradients, one per parameter, and got ${grads.length}`,
+        `step needs ${this.#params.length} gradients, one per parameter, and got ${grads.length}`,
       );
     }
-    this.params.forEach((param, i) =>
+    this.#params.forEach((param, i) =>
       checkLike(param, grads[i]!, `gradient ${i}`)
     );
-    checkNumber(this.lr, "lr", 0);
-    this.steps++;
-    this.groups.forEach((group, g) => {
-      this.update(group, g, pointers(group.indices.map((i) => grads[i]!)));
-    });
-  }
-
-  /** The native step of one group. */
-  protected abstract update(
-    group: ParameterGroup,
-    index: number,
-    grads: BigUint64Array<ArrayBuffer>,
-  ): void;
-
-  /** The tensors that this optimiser owns. */
-  protected abstract states(): Iterable<Tensor>;
-
-  /** Frees the optimiser's own state; the parameters stay. */
-  [Symbol.dispose](): void {
-    for (const state of this.states()) state.dispose();
-  }
-
-  /** The same as disposing. */
-  dispose(): void {
-    this[Symbol.dispose]();
+    return this.groups.map((group) =>
+      pointers(group.indices.map((i) => grads[i]!))
+    );
   }
 }
 
@@ -171,18 +137,26 @@ abstract class Optimizer {
  * console.log(await weight.toList()); // [ 0.9, -1 ] to rounding
  * ```
  */
-export class Adam extends Optimizer {
+export class Adam {
+  /** Learning rate; may be set between steps (schedules). */
+  lr: number;
+  /** Steps taken so far. */
+  steps = 0;
+  readonly #parameters: ParameterList;
   readonly #options: Required<Omit<AdamOptions, "lr">>;
   readonly #expAvgs: Tensor[][];
   readonly #expAvgSqs: Tensor[][];
 
   /**
+   * An optimiser of these parameters.
+   *
    * @param params Tensors of a floating dtype on one device, updated in place.
    * @param options Hyperparameters.
    * @throws {ArgumentError} if a hyperparameter is out of range.
    */
   constructor(params: readonly Tensor[], options: AdamOptions = {}) {
-    super(params, options.lr ?? 1e-3);
+    this.lr = checkNumber(options.lr ?? 1e-3, "lr", 0);
+    this.#parameters = new ParameterList(params);
     const {
       betas = [0.9, 0.999],
       eps = 1e-8,
@@ -194,11 +168,28 @@ export class Adam extends Optimizer {
     checkNumber(eps, "eps", 0);
     checkNumber(weightDecay, "weightDecay", 0);
     this.#options = { betas, eps, weightDecay, decoupled };
-    this.#expAvgs = this.groups.map((group) => group.states());
-    this.#expAvgSqs = this.groups.map((group) => group.states());
+    this.#expAvgs = this.#parameters.groups.map((group) => group.states());
+    this.#expAvgSqs = this.#parameters.groups.map((group) => group.states());
   }
 
-  protected override update(
+  /**
+   * Updates every parameter, in place.
+   *
+   * @param grads One gradient per parameter, in their order, each with the
+   * shape, dtype and device of its parameter.
+   * @throws {ArgumentError} if there are not as many gradients as parameters.
+   * @throws {ShapeError | DTypeError | DeviceError} if one does not fit.
+   */
+  step(grads: readonly Tensor[]): void {
+    const gradients = this.#parameters.gradients(grads);
+    checkNumber(this.lr, "lr", 0);
+    this.steps++;
+    this.#parameters.groups.forEach((group, index) =>
+      this.#update(group, index, gradients[index]!)
+    );
+  }
+
+  #update(
     group: ParameterGroup,
     index: number,
     grads: BigUint64Array<ArrayBuffer>,
@@ -226,8 +217,16 @@ export class Adam extends Optimizer {
     );
   }
 
-  protected override states(): Iterable<Tensor> {
-    return [...this.#expAvgs, ...this.#expAvgSqs].flat();
+  /** Frees the optimiser's own state; the parameters stay. */
+  [Symbol.dispose](): void {
+    for (const state of [...this.#expAvgs, ...this.#expAvgSqs].flat()) {
+      state.dispose();
+    }
+  }
+
+  /** The same as disposing. */
+  dispose(): void {
+    this[Symbol.dispose]();
   }
 }
 
@@ -247,17 +246,25 @@ export class Adam extends Optimizer {
  * console.log(await weight.toList()); // [ 0.75, -1 ]
  * ```
  */
-export class SGD extends Optimizer {
+export class SGD {
+  /** Learning rate; may be set between steps (schedules). */
+  lr: number;
+  /** Steps taken so far. */
+  steps = 0;
+  readonly #parameters: ParameterList;
   readonly #options: Required<Omit<SGDOptions, "lr">>;
   readonly #momentumBuffers: Tensor[][];
 
   /**
+   * An optimiser of these parameters.
+   *
    * @param params Tensors of a floating dtype on one device, updated in place.
    * @param options Hyperparameters.
    * @throws {ArgumentError} if a hyperparameter is out of range.
    */
   constructor(params: readonly Tensor[], options: SGDOptions = {}) {
-    super(params, options.lr ?? 1e-3);
+    this.lr = checkNumber(options.lr ?? 1e-3, "lr", 0);
+    this.#parameters = new ParameterList(params);
     const { momentum = 0, weightDecay = 0, nesterov = false } = options;
     checkNumber(momentum, "momentum", 0);
     checkNumber(weightDecay, "weightDecay", 0);
@@ -267,10 +274,27 @@ export class SGD extends Optimizer {
     this.#options = { momentum, weightDecay, nesterov };
     this.#momentumBuffers = momentum === 0
       ? []
-      : this.groups.map((group) => group.states());
+      : this.#parameters.groups.map((group) => group.states());
   }
 
-  protected override update(
+  /**
+   * Updates every parameter, in place.
+   *
+   * @param grads One gradient per parameter, in their order, each with the
+   * shape, dtype and device of its parameter.
+   * @throws {ArgumentError} if there are not as many gradients as parameters.
+   * @throws {ShapeError | DTypeError | DeviceError} if one does not fit.
+   */
+  step(grads: readonly Tensor[]): void {
+    const gradients = this.#parameters.gradients(grads);
+    checkNumber(this.lr, "lr", 0);
+    this.steps++;
+    this.#parameters.groups.forEach((group, index) =>
+      this.#update(group, index, gradients[index]!)
+    );
+  }
+
+  #update(
     group: ParameterGroup,
     index: number,
     grads: BigUint64Array<ArrayBuffer>,
@@ -296,7 +320,13 @@ export class SGD extends Optimizer {
     );
   }
 
-  protected override states(): Iterable<Tensor> {
-    return this.#momentumBuffers.flat();
+  /** Frees the optimiser's own state; the parameters stay. */
+  [Symbol.dispose](): void {
+    for (const state of this.#momentumBuffers.flat()) state.dispose();
+  }
+
+  /** The same as disposing. */
+  dispose(): void {
+    this[Symbol.dispose]();
   }
 }

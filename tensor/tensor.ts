@@ -207,7 +207,7 @@ export class Tensor {
    *
    * @throws {DisposedError} if the tensor or its device was disposed.
    */
-  get pointer(): Pointer {
+  get pointer(): NonNullable<Deno.PointerValue> {
     const memory = this.#memory;
     if (memory === undefined || memory.native.closed) {
       throw new DisposedError(
