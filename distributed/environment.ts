@@ -13,6 +13,8 @@ export interface Place {
   readonly masterAddr: string;
   /** Ports to look for the store on: rank 0 takes the first that is free. */
   readonly storePorts: readonly number[];
+  /** What tells this job from another that uses the same host and ports. */
+  readonly job: string;
 }
 
 /** Reads an environment variable. */
@@ -53,7 +55,8 @@ const LAUNCHERS: readonly Launcher[] = [
     worldSize: "PMI_SIZE",
     localRank: "MPI_LOCALRANKID",
     localSize: "MPI_LOCALNRANKS",
-    job: ["PMI_ID", "HYDI_CONTROL_FD"],
+    // Hydra gives its jobs no id: two on one host need a MASTER_PORT each.
+    job: [],
   },
   {
     name: "srun (Slurm)",
@@ -80,6 +83,7 @@ const ALONE: Place = {
   localRank: 0,
   masterAddr: "127.0.0.1",
   storePorts: [],
+  job: "",
 };
 
 function integer(name: string, text: string, min: number, max: number): number {
@@ -104,6 +108,11 @@ function findLauncher(get: GetEnv): Launcher | undefined {
   for (const launcher of LAUNCHERS) {
     const rank = get(launcher.rank);
     const worldSize = get(launcher.worldSize);
+    // `srun --mpi=pmi2` sets PMI_RANK too, but MPICH's local rank is missing.
+    const slurms = launcher.rank === "PMI_RANK" &&
+      get("PMI_JOBID") !== undefined &&
+      get("SLURM_STEP_NUM_TASKS") !== undefined;
+    if (slurms) continue;
     if (rank !== undefined && worldSize !== undefined) return launcher;
     // Only the variables that a user sets by hand can be set by halves:
     // Slurm and MPI leave some of theirs in shells that run no step.
@@ -122,17 +131,32 @@ function findLauncher(get: GetEnv): Launcher | undefined {
 }
 
 /** Ports of the store, by a rule that every replica applies alike. */
-function storePorts(get: GetEnv, launcher: Launcher): number[] {
+function storePorts(get: GetEnv, job: string): number[] {
   const text = get("MASTER_PORT");
   if (text !== undefined) {
-    const port = integer("MASTER_PORT", text, 1, 65535);
-    if (get("TORCHELASTIC_RUN_ID") === undefined) return [port];
+    const behindAgent = get("TORCHELASTIC_RUN_ID") !== undefined;
+    const last = behindAgent ? 65534 : 65535;
+    const port = integer("MASTER_PORT", text, 1, last);
+    if (!behindAgent) return [port];
     const span = Math.min(PORTS_BEHIND_AGENT, 65535 - port);
     return Array.from({ length: span }, (_, i) => port + 1 + i);
   }
-  const job = launcher.job.map((name) => get(name) ?? "").join("/");
   if (job.replaceAll("/", "") === "") return [DEFAULT_PORT];
   return [JOB_PORTS.first + hash(job) % JOB_PORTS.count];
+}
+
+/** Whether replicas are on other hosts too, as far as the variables tell. */
+function onSeveralHosts(
+  get: GetEnv,
+  launcher: Launcher,
+  worldSize: number,
+): boolean {
+  const localSize = launcher.localSize && get(launcher.localSize);
+  if (launcher.localSize && localSize) {
+    return integer(launcher.localSize, localSize, 1, worldSize) < worldSize;
+  }
+  return launcher.rank === "SLURM_PROCID" &&
+    (get("SLURM_STEP_NUM_NODES") ?? "1") !== "1";
 }
 
 /**
@@ -143,7 +167,7 @@ function storePorts(get: GetEnv, launcher: Launcher): number[] {
  * Without MASTER_ADDR all replicas must be on this host. Under torchrun, whose
  * agent listens on MASTER_PORT itself, the store takes the first free one of
  * the 16 ports behind it. Under mpirun and srun without MASTER_PORT the port
- * follows from the job's id.
+ * follows from the job's id; MPICH has none, and uses 29500.
  *
  * @throws {LaunchError} if a variable is missing or makes no sense.
  */
@@ -163,23 +187,22 @@ export function findPlace(get: GetEnv): Place {
     0,
     worldSize - 1,
   );
-  const localSize = launcher.localSize && get(launcher.localSize);
-  const nodes = get("SLURM_STEP_NUM_NODES");
-  const severalHosts = localSize !== undefined && localSize !== "" &&
-      Number(localSize) < worldSize ||
-    launcher.rank === "SLURM_PROCID" && nodes !== undefined && nodes !== "1";
-  const masterAddr = get("MASTER_ADDR");
+  const severalHosts = onSeveralHosts(get, launcher, worldSize);
+  const masterAddr = get("MASTER_ADDR") || undefined;
   if (masterAddr === undefined && severalHosts) {
     throw new LaunchError(
       `${launcher.name} started replicas on several hosts, but MASTER_ADDR is not set: set it to the address ` +
         "of the host of rank 0, MASTER_PORT to a free port there, and ATOMLOSS_SECRET to a secret of the job",
     );
   }
+  const job = launcher.job.map((name) => get(name) ?? "").join("/");
   return {
     rank,
     worldSize,
     localRank,
     masterAddr: masterAddr ?? ALONE.masterAddr,
-    storePorts: storePorts(get, launcher),
+    storePorts: storePorts(get, job),
+    job: [get("MASTER_PORT") ?? "", get("TORCHELASTIC_RUN_ID") ?? "", job]
+      .join(" "),
   };
 }

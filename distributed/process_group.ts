@@ -43,16 +43,36 @@ interface NativeGroup {
   readonly library: Library;
   readonly device: NativeDevice;
   readonly handle: NonNullable<Deno.PointerValue>;
+  /** Calls that run on other threads: the handle must outlive them. */
+  running: number;
   closed: boolean;
 }
 
-/** Closes a group. Safe to call again. */
+/** Closes a group, once no other thread uses it. Safe to call again. */
 function close(native: NativeGroup): void {
   if (native.closed) return;
   native.closed = true;
+  if (native.running === 0) free(native);
+}
+
+function free(native: NativeGroup): void {
   // A closed device has taken the group's streams with it.
   if (native.device.closed) return;
   native.library.check(native.library.symbols.al_group_close(native.handle));
+}
+
+/** Runs a call on another thread, whose status it gives. */
+async function onThread(
+  native: NativeGroup,
+  call: () => Promise<number>,
+): Promise<number> {
+  native.running++;
+  try {
+    return await call();
+  } finally {
+    native.running--;
+    if (native.closed && native.running === 0) free(native);
+  }
 }
 
 /** Closes groups that were never disposed. */
@@ -89,6 +109,7 @@ async function connect(
     library,
     device: nativeDevice,
     handle: Deno.UnsafePointer.create(handle[0]!)!,
+    running: 0,
     closed: false,
   };
   try {
@@ -102,15 +123,21 @@ async function connect(
       all.set(each, at);
       at += each.length;
     }
-    library.check(
-      await symbols.al_group_connect(native.handle, all, BigInt(all.length)),
+    const status = await onThread(
+      native,
+      () => symbols.al_group_connect(native.handle, all, BigInt(all.length)),
     );
+    all.fill(0); // so that it lives until the other thread has read it
+    library.check(status);
     return native;
   } catch (error) {
     close(native);
     throw error;
   }
 }
+
+/** Groups that this process has made with others so far. */
+let groups = 0;
 
 let friend: (group: ProcessGroup) => NativeGroup | undefined;
 
@@ -195,12 +222,18 @@ export class ProcessGroup {
       return new ProcessGroup(place, device, undefined);
     }
     const secret = Deno.env.get("ATOMLOSS_SECRET");
-    const rendezvous = await Rendezvous.join(place, secret, timeout);
+    // A replica that is ahead must not find the store of the group before.
+    const job = `${place.job} ${groups}`;
+    const rendezvous = await Rendezvous.join(
+      { ...place, job },
+      secret,
+      timeout,
+    );
     let native: NativeGroup;
     try {
       native = await connect(place, device, rendezvous, timeout);
     } catch (error) {
-      await rendezvous.close();
+      await rendezvous.close(error);
       throw error;
     }
     try {
@@ -209,6 +242,7 @@ export class ProcessGroup {
       close(native);
       throw error;
     }
+    groups++;
     return new ProcessGroup(place, device, native);
   }
 
@@ -335,7 +369,10 @@ export class ProcessGroup {
     const native = this.#open();
     if (native === undefined) return await this.device.synchronize();
     native.library.check(
-      await native.library.symbols.al_barrier(native.handle),
+      await onThread(
+        native,
+        () => native.library.symbols.al_barrier(native.handle),
+      ),
     );
   }
 

@@ -6,6 +6,9 @@ import { StoreServer } from "./store_server.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
+/** Least time that rank 0 gives the others to leave, in ms. */
+const LEAVING_TIME = 10_000;
+
 /** Whether only this host can reach the address. */
 function isLoopback(hostname: string): boolean {
   return hostname === "localhost" || hostname === "::1" ||
@@ -18,6 +21,11 @@ function formatRanks(ranks: readonly number[]): string {
   return ranks.length === 1
     ? `${ranks[0]}`
     : `${ranks.slice(0, -1).join(", ")} and ${ranks.at(-1)}`;
+}
+
+/** What rank 0 tells the others when it gives up. */
+function failedOnRank0(error: unknown): string {
+  return `the rendezvous failed on rank 0: ${(error as Error).message}`;
 }
 
 /** The meeting of a job's replicas, while it lasts. */
@@ -60,7 +68,8 @@ export class Rendezvous {
           "secret on all replicas",
       );
     }
-    const key = secret ?? "";
+    // Jobs that share a host and a secret, or have none, must not mix.
+    const key = JSON.stringify([secret ?? "", place.job]);
     const deadline = performance.now() + timeout;
     const server = place.rank === 0
       ? StoreServer.listen(place.masterAddr, place.storePorts, key)
@@ -85,7 +94,7 @@ export class Rendezvous {
       return rendezvous;
     } catch (error) {
       client?.close();
-      await server?.close();
+      await server?.close(failedOnRank0(error));
       throw error;
     }
   }
@@ -118,12 +127,12 @@ export class Rendezvous {
   }
 
   /** The values that all ranks have published under a name, in rank order. */
-  async #gather(name: string): Promise<Bytes[]> {
+  async #gather(name: string, deadline = this.#deadline): Promise<Bytes[]> {
     const values: Bytes[] = [];
     const missing: number[] = [];
     for (let rank = 0; rank < this.#place.worldSize; rank++) {
       // Once the deadline has passed, this only looks.
-      const value = await this.#client.get(`${name}/${rank}`, this.#deadline);
+      const value = await this.#client.get(`${name}/${rank}`, deadline);
       if (value === undefined) missing.push(rank);
       else values.push(value);
     }
@@ -144,21 +153,27 @@ export class Rendezvous {
 
   /**
    * Leaves. Rank 0 waits until the others have left, since they still read
-   * from its store, but not beyond the deadline.
+   * from its store, but not much beyond the deadline.
    */
   async leave(): Promise<void> {
     const { rank } = this.#place;
     try {
       await this.#client.set(`left/${rank}`, new Uint8Array(1));
-      if (this.#server !== undefined) await this.#gather("left");
-    } finally {
-      await this.close();
+      if (this.#server !== undefined) {
+        const soon = performance.now() + LEAVING_TIME;
+        await this.#gather("left", Math.max(this.#deadline, soon));
+      }
+    } catch (error) {
+      await this.close(error);
+      throw error;
     }
+    await this.close();
   }
 
-  /** Ends it at once. Safe to call again. */
-  async close(): Promise<void> {
+  /** Ends it at once; rank 0 tells the others why. Safe to call again. */
+  async close(error?: unknown): Promise<void> {
     this.#client.close();
-    await this.#server?.close();
+    if (error === undefined) await this.#server?.close();
+    else await this.#server?.close(failedOnRank0(error));
   }
 }

@@ -7,9 +7,10 @@ export type Request =
   | { op: "set"; key: string; value: string }
   | { op: "get"; key: string; wait: number };
 
-/** What the store answers: the key's value, if it has one. */
+/** What the store answers: the key's value, if it has one, or why it closes. */
 export interface Reply {
   readonly value?: string;
+  readonly closed?: string;
 }
 
 /** Pause between two attempts to connect, in ms: doubled each time, up to the second. */
@@ -19,8 +20,14 @@ const LONGEST_PAUSE = 500;
 /** Longest time that one request waits in the store, in ms. */
 const LONGEST_WAIT = 60_000;
 
+/** Time that an attempt to connect has even at the deadline, in ms. */
+const SHORTEST_ATTEMPT = 100;
+
 /** How much longer than it asked to wait an answer may take, in ms. */
 const ANSWER_TIME = 10_000;
+
+/** How much of that may lie behind the deadline, in ms. */
+const TIME_BEHIND_DEADLINE = 2_000;
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
@@ -29,9 +36,11 @@ export class StoreClient {
   /** Address of this host on the way to rank 0: where its peers reach it too. */
   readonly localAddress: string;
   readonly #frames: FrameConnection;
+  readonly #deadline: number;
 
-  private constructor(frames: FrameConnection) {
+  private constructor(frames: FrameConnection, deadline: number) {
     this.#frames = frames;
+    this.#deadline = deadline;
     this.localAddress = (frames.conn.localAddr as Deno.NetAddr).hostname;
   }
 
@@ -50,10 +59,20 @@ export class StoreClient {
   ): Promise<StoreClient> {
     let reason = "";
     for (let pause = FIRST_PAUSE;; pause = Math.min(2 * pause, LONGEST_PAUSE)) {
+      let listens = false;
       for (const port of ports) {
-        const result = await StoreClient.#attempt(hostname, port, secret);
+        const result = await StoreClient.#attempt(
+          hostname,
+          port,
+          secret,
+          deadline,
+        );
         if (result instanceof StoreClient) return result;
-        reason = `port ${port}: ${result}`;
+        // What something that listens did tells more than that others do not.
+        if (result.listens || !listens) {
+          reason = `port ${port}: ${result.reason}`;
+        }
+        listens ||= result.listens;
       }
       if (performance.now() + pause >= deadline) break;
       await new Promise((next) => setTimeout(next, pause));
@@ -68,43 +87,70 @@ export class StoreClient {
     hostname: string,
     port: number,
     secret: string,
-  ): Promise<StoreClient | string> {
+    deadline: number,
+  ): Promise<StoreClient | { listens: boolean; reason: string }> {
+    const left = (): number =>
+      Math.max(deadline - performance.now(), SHORTEST_ATTEMPT);
     let conn: Deno.Conn;
+    // A host that does not answer at all would hold connect() for minutes.
+    const abort = new AbortController();
+    const timer = setTimeout(
+      () => abort.abort(),
+      Math.min(left(), ANSWER_TIME),
+    );
     try {
-      conn = await Deno.connect({ hostname, port });
+      const { signal } = abort;
+      conn = await Deno.connect({ hostname, port, signal });
     } catch (error) {
       if (error instanceof Deno.errors.NotCapable) throw error;
-      return (error as Error).message;
+      const reason = abort.signal.aborted
+        ? "no answer"
+        : (error as Error).message;
+      return { listens: false, reason };
+    } finally {
+      clearTimeout(timer);
     }
     try {
       const client = new StoreClient(
-        await FrameConnection.handshake(conn, secret, false),
+        await FrameConnection.handshake(conn, secret, false, left()),
+        deadline,
       );
       // The store shows that it knows the secret by answering.
       await client.#request({ op: "get", key: "", wait: 0 });
       return client;
     } catch {
       closeQuietly(conn);
-      return "what listens there dropped the connection or sent something else; is ATOMLOSS_SECRET the same on all replicas?";
+      return {
+        listens: true,
+        reason: "what listens there dropped the connection or sent something " +
+          "else: is it another job's, or ATOMLOSS_SECRET not the same on all replicas?",
+      };
     }
   }
 
-  async #request(request: Request): Promise<Reply> {
+  async #request(request: Request, deadline = this.#deadline): Promise<Reply> {
     const payload = new TextEncoder().encode(JSON.stringify(request));
     await this.#frames.send(payload);
     const wait = request.op === "get" ? request.wait : 0;
-    const reply = await this.#frames.receive(wait + ANSWER_TIME);
-    if (reply === undefined) throw new Error("the store ended the connection");
-    return JSON.parse(new TextDecoder().decode(reply));
+    const left = Math.max(0, deadline - performance.now());
+    const idle = Math.min(wait + ANSWER_TIME, left + TIME_BEHIND_DEADLINE);
+    const answer = await this.#frames.receive(idle);
+    if (answer === undefined) {
+      throw new Error("the store ended the connection");
+    }
+    const reply: Reply = JSON.parse(new TextDecoder().decode(answer));
+    if (reply.closed !== undefined) throw new RendezvousError(reply.closed);
+    return reply;
   }
 
   /** The same with the error that callers expect. */
-  async #ask(request: Request): Promise<Reply> {
+  async #ask(request: Request, deadline?: number): Promise<Reply> {
     try {
-      return await this.#request(request);
+      return await this.#request(request, deadline);
     } catch (cause) {
+      if (cause instanceof RendezvousError) throw cause;
       throw new RendezvousError(
-        `rank 0 has gone while the replicas were finding each other: ${
+        `rank 0 has gone, or hangs, while the replicas were finding each other: ${
           (cause as Error).message
         }`,
         { cause },
@@ -131,7 +177,7 @@ export class StoreClient {
     for (;;) {
       const left = Math.max(0, deadline - performance.now());
       const wait = Math.min(left, LONGEST_WAIT);
-      const { value } = await this.#ask({ op: "get", key, wait });
+      const { value } = await this.#ask({ op: "get", key, wait }, deadline);
       if (value !== undefined) return Uint8Array.fromBase64(value);
       if (left <= LONGEST_WAIT) return undefined;
     }

@@ -1,6 +1,6 @@
 /** The key-value store that rank 0 serves while the replicas find each other. */
 import { RendezvousError } from "../errors.ts";
-import { closeQuietly, FrameConnection } from "./frames.ts";
+import { closeQuietly, FrameConnection, ProtocolError } from "./frames.ts";
 import type { Reply, Request } from "./store_client.ts";
 
 /** Connections that may be open at once before they have shown the secret. */
@@ -9,8 +9,23 @@ const MAX_STRANGERS = 64;
 /** Time for a new connection's first request, in ms. */
 const FIRST_REQUEST_TIME = 5_000;
 
+/** Time in which replies that are under way must be sent when it closes, in ms. */
+const CLOSING_TIME = 1_000;
+
 /** Most characters that keys and values may have together. */
 const MAX_STORED = 256 << 20;
+
+/** A request as it was received. Who sends it knows the secret, but may be of another version. */
+function parseRequest(payload: Uint8Array): Request {
+  const { op, key, value, wait } = JSON.parse(
+    new TextDecoder().decode(payload),
+  );
+  if (typeof key === "string") {
+    if (op === "set" && typeof value === "string") return { op, key, value };
+    if (op === "get" && Number.isFinite(wait)) return { op, key, wait };
+  }
+  throw new ProtocolError("a request is malformed");
+}
 
 /**
  * A write-once key-value store on one address and port.
@@ -29,7 +44,10 @@ export class StoreServer {
   readonly #served: Promise<void>;
   #strangers = 0;
   #stored = 0;
-  #closed = false;
+  /** Requests that are being answered. */
+  readonly #answering = new Set<Promise<void>>();
+  /** Why it closes, once it does. */
+  #closed: string | undefined;
 
   private constructor(listener: Deno.TcpListener, secret: string) {
     this.#listener = listener;
@@ -74,13 +92,15 @@ export class StoreServer {
   }
 
   async #accept(): Promise<void> {
-    while (!this.#closed) {
+    while (this.#closed === undefined) {
       let conn: Deno.Conn;
       try {
         conn = await this.#listener.accept();
       } catch {
         // Closed, or a connection that was gone before it was accepted.
-        if (!this.#closed) await new Promise((next) => setTimeout(next, 10));
+        if (this.#closed === undefined) {
+          await new Promise((next) => setTimeout(next, 10));
+        }
         continue;
       }
       if (this.#strangers >= MAX_STRANGERS) {
@@ -102,9 +122,13 @@ export class StoreServer {
       stranger = false;
       this.#strangers--;
       while (payload !== undefined) {
-        const request: Request = JSON.parse(new TextDecoder().decode(payload));
-        const reply = await this.#answer(request);
-        await frames.send(new TextEncoder().encode(JSON.stringify(reply)));
+        const answer = this.#respond(frames, payload);
+        this.#answering.add(answer);
+        try {
+          await answer;
+        } finally {
+          this.#answering.delete(answer);
+        }
         payload = await frames.receive();
       }
     } catch {
@@ -116,21 +140,28 @@ export class StoreServer {
     }
   }
 
+  async #respond(frames: FrameConnection, payload: Uint8Array): Promise<void> {
+    const reply = await this.#answer(parseRequest(payload));
+    await frames.send(new TextEncoder().encode(JSON.stringify(reply)));
+  }
+
   async #answer(request: Request): Promise<Reply> {
     if (request.op === "set") return this.#set(request.key, request.value);
     if (!this.#values.has(request.key) && request.wait > 0) {
       await this.#wait(request.key, request.wait);
     }
     const value = this.#values.get(request.key);
-    return value === undefined ? {} : { value };
+    if (value !== undefined) return { value };
+    return this.#closed === undefined ? {} : { closed: this.#closed };
   }
 
   /** Sets a key, or answers with the value that it has already. */
   #set(key: string, value: string): Reply {
     const before = this.#values.get(key);
     if (before !== undefined) return { value: before };
-    this.#stored += key.length + value.length;
-    if (this.#stored > MAX_STORED) throw new Error("the store is full");
+    const stored = this.#stored + key.length + value.length;
+    if (stored > MAX_STORED) throw new ProtocolError("the store is full");
+    this.#stored = stored;
     this.#values.set(key, value);
     for (const wake of this.#waiting.get(key) ?? []) wake();
     return { value };
@@ -156,14 +187,22 @@ export class StoreServer {
     return promise;
   }
 
-  /** Stops listening and ends every connection. Safe to call again. */
-  async close(): Promise<void> {
-    if (this.#closed) return;
-    this.#closed = true;
+  /**
+   * Stops listening, tells those who wait for a key why, and ends every
+   * connection. Safe to call again.
+   */
+  async close(reason = "rank 0 has closed its store"): Promise<void> {
+    if (this.#closed !== undefined) return;
+    this.#closed = reason;
     this.#listener.close();
     for (const wakes of [...this.#waiting.values()]) {
       for (const wake of [...wakes]) wake();
     }
+    // A reply that is cut off would look like a failure to who waits for it.
+    const { promise: late, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, CLOSING_TIME);
+    await Promise.race([Promise.allSettled([...this.#answering]), late]);
+    clearTimeout(timer);
     for (const conn of this.#connections) closeQuietly(conn);
     await this.#served;
   }

@@ -5,6 +5,7 @@ import type { Recipe } from "./recipe.ts";
 
 const SOURCES = [
   "status.cpp",
+  "loss_find.cpp",
   "cpu/device.cpp",
   "cpu/losses.cpp",
   "cpu/matmul.cpp",
@@ -15,11 +16,12 @@ const SOURCES = [
 const HEADERS = [
   "atomloss.h",
   "block_cache.h",
+  "dispatch.h",
   "half.h",
   "loss_ops.h",
   "optimizer_ops.h",
   "status.h",
-  "cpu/dispatch.h",
+
   "cpu/parallel.h",
   "cpu/stream.h",
 ];

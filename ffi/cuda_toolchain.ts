@@ -1,5 +1,207 @@
+/** How libatomloss_cuda.so is compiled: nvcc, cuBLAS, NCCL. */
 import { BuildError } from "../errors.ts";
+import { runProgram } from "./process.ts";
 import type { Recipe } from "./recipe.ts";
-export function cudaRecipe(): Promise<Recipe> {
-  throw new BuildError("no nvcc");
+
+const SOURCES = [
+  "status.cpp",
+  "loss_find.cpp",
+  "cuda/device.cu",
+  "cuda/reduce.cu",
+  "cuda/elementwise.cu",
+  "cuda/matmul.cu",
+  "cuda/optimizers.cu",
+  "cuda/collectives.cu",
+];
+
+const HEADERS = [
+  "atomloss.h",
+  "block_cache.h",
+  "dispatch.h",
+  "loss_ops.h",
+  "optimizer_ops.h",
+  "status.h",
+  "cuda/block_sum.cuh",
+  "cuda/check.cuh",
+  "cuda/device.cuh",
+  "cuda/half.cuh",
+  "cuda/input.cuh",
+  "cuda/packed.cuh",
+];
+
+const FLAGS = [
+  "-std=c++17",
+  "-O3",
+  "-shared",
+  "-cudart=shared",
+  "-Xcompiler=-fPIC",
+  "-I.",
+  "--threads=0", // architectures in parallel
+];
+
+/** Without a GPU to look at: A100, H100, and PTX for what comes after. */
+const DEFAULT_TARGETS = [
+  "-gencode=arch=compute_80,code=sm_80",
+  "-gencode=arch=compute_90,code=sm_90",
+  "-gencode=arch=compute_90,code=compute_90",
+];
+
+/** Where Debian and NVIDIA's packages put headers and libraries. */
+const SYSTEM = {
+  include: ["/usr/include", "/usr/local/include"],
+  lib: [
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib64",
+    "/usr/local/lib",
+  ],
+};
+
+/** A library that the CUDA library is linked with. */
+interface Dependency {
+  readonly name: string;
+  readonly header: string;
+  /** File to link; wheels carry no unversioned names. */
+  readonly file: RegExp;
+  /** Variable that names a folder with include/ and lib/. */
+  readonly variable: string;
+  readonly advice: string;
+}
+
+const NCCL: Dependency = {
+  name: "NCCL",
+  header: "nccl.h",
+  file: /^libnccl\.so\.2$/,
+  variable: "NCCL_HOME",
+  advice: "install libnccl-dev (NVIDIA's apt repository) or the wheel " +
+    "nvidia-nccl-cu13, or name its folder in NCCL_HOME",
+};
+
+const CUBLAS: Dependency = {
+  name: "cuBLAS",
+  header: "cublas_v2.h",
+  file: /^libcublas\.so\.\d+$/,
+  variable: "CUBLAS_HOME",
+  advice: "install the CUDA toolkit's libcublas-dev or the wheel " +
+    "nvidia-cublas, or name its folder in CUBLAS_HOME",
+};
+
+/** Where a dependency was found. */
+interface Found {
+  readonly include: string;
+  readonly lib: string;
+  readonly file: string;
+}
+
+async function fileIn(
+  folder: string,
+  pattern: RegExp,
+): Promise<string | undefined> {
+  try {
+    for await (const entry of Deno.readDir(folder)) {
+      if (pattern.test(entry.name)) return entry.name;
+    }
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+  return undefined;
+}
+
+/** The toolkit's folder and its compiler. */
+async function findNvcc(): Promise<{ home: string; nvcc: string }> {
+  const homes = [
+    Deno.env.get("CUDA_HOME"),
+    Deno.env.get("CUDA_PATH"),
+    "/usr/local/cuda",
+  ].filter((home) => home);
+  for (const home of homes) {
+    const nvcc = `${home}/bin/nvcc`;
+    if ((await runProgram(nvcc, ["--version"]))?.success) {
+      return { home: home!, nvcc };
+    }
+  }
+  // Debian's nvidia-cuda-toolkit has it on PATH and its headers in /usr.
+  if ((await runProgram("nvcc", ["--version"]))?.success) {
+    return { home: "/usr", nvcc: "nvcc" };
+  }
+  throw new BuildError(
+    "the CUDA compiler nvcc is not there: install the CUDA toolkit (NVIDIA's cuda-toolkit, Debian's " +
+      "nvidia-cuda-toolkit), or name its folder in CUDA_HOME, or a prebuilt library in ATOMLOSS_LIBRARY_CUDA",
+  );
+}
+
+async function findDependency(
+  { name, header, file, variable, advice }: Dependency,
+  cudaHome: string,
+): Promise<Found> {
+  const named = Deno.env.get(variable);
+  const homes = named ? [named] : [cudaHome];
+  const includes = homes.map((home) => `${home}/include`);
+  const libs = homes.flatMap((home) => [`${home}/lib64`, `${home}/lib`]);
+  if (!named) {
+    includes.push(...SYSTEM.include);
+    libs.push(...SYSTEM.lib);
+  }
+  const headerPattern = new RegExp(`^${header.replace(".", "\\.")}$`);
+  for (const include of includes) {
+    if (await fileIn(include, headerPattern) === undefined) continue;
+    for (const lib of libs) {
+      const found = await fileIn(lib, file);
+      if (found !== undefined) return { include, lib, file: found };
+    }
+  }
+  throw new BuildError(
+    `${name} is not there (${header} and ${
+      file.source.replaceAll("\\", "")
+    } in ${
+      named ? `${variable}, ${named}` : "the system's folders"
+    }): ${advice}`,
+  );
+}
+
+/** Code for the GPUs of this machine. */
+async function findTargets(): Promise<readonly string[]> {
+  const query = await runProgram("nvidia-smi", [
+    "--query-gpu=compute_cap",
+    "--format=csv,noheader",
+  ]);
+  const capabilities = new Set(
+    query?.success ? query.stdout.match(/^\d+\.\d+$/gm) : [],
+  );
+  if (capabilities.size === 0) return DEFAULT_TARGETS;
+  return [...capabilities].sort().map((capability) => {
+    const number = capability.replace(".", "");
+    return `-gencode=arch=compute_${number},code=sm_${number}`;
+  });
+}
+
+/**
+ * The recipe of the CUDA library on this machine.
+ *
+ * @throws {BuildError} if nvcc, NCCL or cuBLAS is not there; says what to install.
+ */
+export async function cudaRecipe(): Promise<Recipe> {
+  const { home, nvcc } = await findNvcc();
+  const nccl = await findDependency(NCCL, home);
+  const cublas = await findDependency(CUBLAS, home);
+  const targets = await findTargets();
+  const version = (await runProgram(nvcc, ["--version"]))?.stdout ?? "";
+  const found = [nccl, cublas];
+  const link = [
+    ...found.flatMap(({ include }) => [`-I${include}`]),
+    ...found.flatMap(({ lib, file }) => [
+      `-L${lib}`,
+      `-l:${file}`,
+      `-Xlinker=-rpath,${lib}`,
+    ]),
+    `-Xlinker=-rpath,${home}/lib64`,
+  ];
+  return {
+    files: [...SOURCES, ...HEADERS],
+    identity: [version, ...FLAGS, ...targets, ...link].join("\n"),
+    command: (
+      output,
+    ) => [nvcc, ...FLAGS, ...targets, ...SOURCES, "-o", output, ...link],
+    advice: () => "",
+  };
 }

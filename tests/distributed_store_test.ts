@@ -220,6 +220,7 @@ function join(
     timeout = 10_000,
     secret = SECRET as string | null,
     masterAddr = HOST,
+    job = "",
   } = {},
 ): Promise<Rendezvous> {
   const place = {
@@ -228,6 +229,7 @@ function join(
     localRank: rank,
     masterAddr,
     storePorts: [port],
+    job,
   };
   return Rendezvous.join(place, secret ?? undefined, timeout);
 }

@@ -7,6 +7,11 @@
  * its caller until it is done, its timeout has passed or a peer's connection
  * breaks. After that the group is broken: messages of the failed collective may
  * still be under way, so every later one fails at once.
+ *
+ * Messages find their collective by a tag. It holds what the call is besides
+ * its number, so replicas that disagree (on sizes, dtype, operation or order)
+ * time out; with the same tag Gloo would end the process on a message that is
+ * larger than its buffer.
  */
 #include <gloo/allreduce.h>
 #include <gloo/barrier.h>
@@ -18,8 +23,12 @@
 #include <gloo/transport/context.h>
 #include <gloo/transport/tcp/device.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -82,6 +91,48 @@ class MeshContext : public gloo::Context {
           std::vector<char>(bytes, bytes + length));
     }
   }
+
+  /** The peers whose connections are broken, as text: "1, 3". */
+  std::string lost() {
+    std::string ranks;
+    for (int peer = 0; peer < size; ++peer) {
+      if (peer == rank) continue;
+      try {  // a broken connection takes no receive
+        char nothing;
+        createUnboundBuffer(&nothing, 1)->recv(peer, kNoSlot);
+      } catch (const std::exception&) {
+        ranks += (ranks.empty() ? "" : ", ") + std::to_string(peer);
+      }
+    }
+    return ranks;
+  }
+
+ private:
+  /** A message slot that no collective uses. */
+  static constexpr uint64_t kNoSlot = ~uint64_t{0};
+};
+
+/** What a call is: its text, and a hash of all that replicas must agree on. */
+struct Call {
+  std::string text;
+  uint32_t hash = 2166136261;  // FNV-1a
+
+  explicit Call(std::string what) : text(std::move(what)) {
+    for (const char c : text) mix_byte(static_cast<unsigned char>(c));
+  }
+
+  void mix(uint64_t value) {
+    for (int shift = 0; shift < 64; shift += 8) mix_byte(value >> shift & 0xff);
+  }
+
+  void mix_byte(uint64_t byte) {
+    hash = (hash ^ static_cast<uint32_t>(byte)) * 16777619;
+  }
+
+  /** Of the `number`-th call of a group. Ranks are never many calls apart. */
+  uint32_t tag(uint32_t number) const {
+    return (number & 0xfff) << 20 | ((hash ^ hash >> 20) & 0xfffff);
+  }
 };
 
 }  // namespace
@@ -92,34 +143,41 @@ struct al_group {
   std::shared_ptr<MeshContext> context;
   std::mutex mutex;          // barrier and connect come from other threads
   std::string broken;        // why, once a collective has failed
-  uint32_t tag = 0;          // of the next collective
+  uint32_t calls = 0;        // collectives so far
   std::vector<char> packed;  // several buffers as one, kept between calls
 
-  /** Runs a collective; what names it in an error. */
+  /** Runs a collective with its tag. */
   template <class F>
-  al_status run(const std::string& what, F&& collective) {
-    return al_guard([&]() -> al_status {
-      std::lock_guard<std::mutex> lock(mutex);
-      if (!broken.empty())
-        return al_fail(AL_COLLECTIVE_FAILED,
-                       "%s on rank %d of %d: the group is broken since %s",
-                       what.c_str(), rank, world_size, broken.c_str());
-      try {
-        collective(tag++);
-        return AL_OK;
-      } catch (const gloo::IoException& error) {
-        const bool late = strstr(error.what(), "imed out") != nullptr;
-        broken = what + (late ? " timed out" : " failed");
-        return al_fail(late ? AL_TIMEOUT : AL_COLLECTIVE_FAILED,
-                       "%s on rank %d of %d %s %lld ms: %s (Gloo: %s)",
-                       what.c_str(), rank, world_size,
-                       late ? "timed out after" : "failed, timeout",
-                       static_cast<long long>(timeout_ms),
-                       late ? "a replica hangs, or does not make the same call"
-                            : "a replica is gone",
-                       error.what());
-      }
-    });
+  al_status run(const Call& call, F&& collective) {
+    std::lock_guard<std::mutex> lock(mutex);
+    const char* const text = call.text.c_str();
+    if (!broken.empty())
+      return al_fail(AL_COLLECTIVE_FAILED,
+                     "%s on rank %d of %d: the group is broken since %s", text,
+                     rank, world_size, broken.c_str());
+    try {
+      collective(call.tag(calls++));
+      return AL_OK;
+    } catch (const std::bad_alloc&) {
+      broken = call.text + " ran out of memory";
+      throw;
+    } catch (const std::exception& error) {  // Gloo's have no other parent
+      const bool late = strstr(error.what(), "imed out") != nullptr ||
+                        strstr(error.what(), "imeout") != nullptr;
+      broken = call.text + (late ? " timed out" : " failed");
+      if (late)  // Gloo has closed every connection by now
+        return al_fail(AL_TIMEOUT,
+                       "%s on rank %d of %d timed out after %lld ms: a replica "
+                       "hangs, or makes another call (operation, sizes, dtype "
+                       "or order) (Gloo: %s)",
+                       text, rank, world_size,
+                       static_cast<long long>(timeout_ms), error.what());
+      return al_fail(AL_COLLECTIVE_FAILED,
+                     "%s on rank %d of %d failed, timeout %lld ms: no "
+                     "connection any more to rank %s (Gloo: %s)",
+                     text, rank, world_size, static_cast<long long>(timeout_ms),
+                     context->lost().c_str(), error.what());
+    }
   }
 };
 
@@ -165,12 +223,10 @@ void all_reduce(al_group* group, uint32_t tag, int32_t op, T* data, int64_t n) {
 
 /** Buffers of storage type S, sent as T. */
 template <class S, class T>
-al_status all_reduce_buffers(al_group* group, const std::string& what,
-                             int32_t op, int32_t count, void* const* buffers,
-                             const int64_t* sizes) {
-  int64_t total = 0;
-  for (int32_t i = 0; i < count; ++i) total += sizes[i];
-  return group->run(what, [&](uint32_t tag) {
+al_status all_reduce_buffers(al_group* group, const Call& call, int32_t op,
+                             int32_t count, void* const* buffers,
+                             const int64_t* sizes, int64_t total) {
+  return group->run(call, [&](uint32_t tag) {
     if constexpr (std::is_same_v<S, T>) {
       if (count == 1) {
         all_reduce(group, tag, op, static_cast<T*>(buffers[0]), total);
@@ -207,9 +263,10 @@ al_status al_group_open(al_device*, int32_t rank, int32_t world_size,
                         const char* address, int64_t timeout_ms, void* blob,
                         int64_t capacity, int64_t* blob_bytes,
                         al_group** group) {
-  if (world_size < 2 || rank < 0 || rank >= world_size)
-    return al_fail(AL_INVALID_ARGUMENT, "rank %d of %d is no place in a group",
-                   rank, world_size);
+  if (world_size < 2 || rank < 0 || rank >= world_size || timeout_ms < 1)
+    return al_fail(AL_INVALID_ARGUMENT,
+                   "rank %d of %d, timeout %lld ms: no place in a group", rank,
+                   world_size, static_cast<long long>(timeout_ms));
   *blob_bytes = world_size * kSlotBytes;
   if (*blob_bytes > capacity)
     return al_fail(AL_INVALID_ARGUMENT, "a blob of %lld bytes needs %lld",
@@ -226,7 +283,9 @@ al_status al_group_open(al_device*, int32_t rank, int32_t world_size,
       opened->context->publish(static_cast<char*>(blob));
       *group = opened.release();
       return AL_OK;
-    } catch (const gloo::Exception& error) {
+    } catch (const std::bad_alloc&) {
+      throw;
+    } catch (const std::exception& error) {
       return al_fail(AL_COLLECTIVE_FAILED, "Gloo cannot listen on %s: %s",
                      address, error.what());
     }
@@ -240,8 +299,10 @@ al_status al_group_connect(al_group* group, const void* blobs, int64_t bytes) {
     return al_fail(AL_INVALID_ARGUMENT, "blobs have %lld bytes, expected %lld",
                    static_cast<long long>(bytes),
                    static_cast<long long>(expected));
-  return group->run("connect", [&](uint32_t) {
-    group->context->connect(static_cast<const char*>(blobs));
+  return al_guard([&] {
+    return group->run(Call("connect"), [&](uint32_t) {
+      group->context->connect(static_cast<const char*>(blobs));
+    });
   });
 }
 
@@ -257,54 +318,90 @@ al_status al_group_close(al_group* group) {
 al_status al_all_reduce(al_group* group, int32_t dtype, int32_t op,
                         int32_t count, void* const* buffers,
                         const int64_t* sizes) {
-  const std::string what = "all_reduce of " + std::to_string(count) +
-                           (count == 1 ? " tensor" : " tensors");
-  const auto reduce = [&](auto stored, auto sent) {
-    using S = typename decltype(stored)::type;
-    using T = typename decltype(sent)::type;
-    return all_reduce_buffers<S, T>(group, what, op, count, buffers, sizes);
-  };
+  static constexpr const char* kOps[] = {"sum", "avg", "max", "min"};
+  static constexpr const char* kDtypes[] = {"float32",  "float64", "float16",
+                                            "bfloat16", "int32",   "int64"};
+  if (op < AL_SUM || op > AL_MIN)
+    return al_fail(AL_INVALID_ARGUMENT, "there is no reduction %d", op);
+  if (dtype < AL_FLOAT32 || dtype > AL_INT64)
+    return al_fail(AL_INVALID_ARGUMENT, "dtype %d cannot be reduced", dtype);
   if (op == AL_AVG && (dtype == AL_INT32 || dtype == AL_INT64))
     return al_fail(AL_INVALID_ARGUMENT, "avg needs a floating dtype");
-  switch (dtype) {
-    case AL_INT32:
-      return reduce(Type<int32_t>(), Type<int32_t>());
-    case AL_INT64:
-      return reduce(Type<int64_t>(), Type<int64_t>());
-  }
-  return with_float_type(dtype, [&](auto type) {
-    using S = typename decltype(type)::type;
-    return reduce(type, Type<compute_t<S>>());
+  if (count < 0)
+    return al_fail(AL_INVALID_ARGUMENT, "%d buffers to reduce", count);
+  return al_guard([&]() -> al_status {
+    int64_t total = 0;
+    for (int32_t i = 0; i < count; ++i) {
+      if (sizes[i] < 0 || __builtin_add_overflow(total, sizes[i], &total))
+        return al_fail(AL_INVALID_ARGUMENT, "buffer %d has %lld elements", i,
+                       static_cast<long long>(sizes[i]));
+    }
+    Call call("all_reduce " + std::string(kOps[op]) + " of " +
+              std::to_string(count) +
+              (count == 1 ? " tensor, " : " tensors, ") +
+              std::to_string(total) + " " + kDtypes[dtype] + ",");
+    for (int32_t i = 0; i < count; ++i)
+      call.mix(static_cast<uint64_t>(sizes[i]));
+    const auto reduce = [&](auto stored, auto sent) {
+      using S = typename decltype(stored)::type;
+      using T = typename decltype(sent)::type;
+      return all_reduce_buffers<S, T>(group, call, op, count, buffers, sizes,
+                                      total);
+    };
+    switch (dtype) {
+      case AL_INT32:
+        return reduce(Type<int32_t>(), Type<int32_t>());
+      case AL_INT64:
+        return reduce(Type<int64_t>(), Type<int64_t>());
+    }
+    return with_float_type(dtype, [&](auto type) {
+      using S = typename decltype(type)::type;
+      return reduce(type, Type<compute_t<S>>());
+    });
   });
 }
 
 al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
                        int32_t root) {
-  return group->run(
-      "broadcast from rank " + std::to_string(root), [&](uint32_t tag) {
-        char nothing = 0;
-        gloo::BroadcastOptions options(group->context);
-        options.setOutput(bytes > 0 ? static_cast<char*>(buffer) : &nothing,
-                          static_cast<size_t>(std::max<int64_t>(bytes, 1)));
-        options.setRoot(root);
-        options.setTag(tag);
-        gloo::broadcast(options);
-      });
+  if (root < 0 || root >= group->world_size || bytes < 0)
+    return al_fail(AL_INVALID_ARGUMENT,
+                   "broadcast of %lld bytes from rank %d of %d",
+                   static_cast<long long>(bytes), root, group->world_size);
+  return al_guard([&] {
+    const Call call("broadcast of " + std::to_string(bytes) +
+                    " bytes from rank " + std::to_string(root));
+    return group->run(call, [&](uint32_t tag) {
+      char nothing = 0;
+      gloo::BroadcastOptions options(group->context);
+      options.setOutput(bytes > 0 ? static_cast<char*>(buffer) : &nothing,
+                        static_cast<size_t>(std::max<int64_t>(bytes, 1)));
+      options.setRoot(root);
+      options.setTag(tag);
+      gloo::broadcast(options);
+    });
+  });
 }
 
 al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
                               double* totals) {
-  return group->run("all_reduce of the sample counts", [&](uint32_t tag) {
-    std::vector<int64_t> sums(counts, counts + n);
-    all_reduce(group, tag, AL_SUM, sums.data(), n);
-    for (int32_t i = 0; i < n; ++i) totals[i] = static_cast<double>(sums[i]);
+  if (n < 0) return al_fail(AL_INVALID_ARGUMENT, "%d counts to reduce", n);
+  return al_guard([&] {
+    const Call call("all_reduce of " + std::to_string(n) +
+                    (n == 1 ? " sample count" : " sample counts"));
+    return group->run(call, [&](uint32_t tag) {
+      std::vector<int64_t> sums(counts, counts + n);
+      all_reduce(group, tag, AL_SUM, sums.data(), n);
+      for (int32_t i = 0; i < n; ++i) totals[i] = static_cast<double>(sums[i]);
+    });
   });
 }
 
 al_status al_barrier(al_group* group) {
-  return group->run("barrier", [&](uint32_t tag) {
-    gloo::BarrierOptions options(group->context);
-    options.setTag(tag);
-    gloo::barrier(options);
+  return al_guard([&] {
+    return group->run(Call("barrier"), [&](uint32_t tag) {
+      gloo::BarrierOptions options(group->context);
+      options.setTag(tag);
+      gloo::barrier(options);
+    });
   });
 }

@@ -384,20 +384,6 @@ al_status check(const Input& in, bool uses_natoms) {
 
 using namespace atomloss;
 
-al_status al_loss_find(const char* name, int32_t* loss, int32_t* kind) {
-  int32_t number = 0;
-#define AL_MATCH(Loss)                 \
-  if (strcmp(name, Loss::name) == 0) { \
-    *loss = number;                    \
-    *kind = Loss::kind;                \
-    return AL_OK;                      \
-  }                                    \
-  ++number;
-  AL_LOSSES(AL_MATCH)
-#undef AL_MATCH
-  return al_fail(AL_INVALID_ARGUMENT, "the library has no loss '%s'", name);
-}
-
 al_status al_loss_forward(al_device*, int32_t loss, int32_t dtype,
                           const void* pred, const void* target,
                           const void* natoms, int32_t natoms_dtype,

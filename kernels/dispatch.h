@@ -2,9 +2,13 @@
 #ifndef ATOMLOSS_DISPATCH_H
 #define ATOMLOSS_DISPATCH_H
 
-#include "half.h"
 #include "loss_ops.h"
 #include "status.h"
+#ifdef __CUDACC__
+#include "cuda/half.cuh"
+#else
+#include "half.h"
+#endif
 
 namespace atomloss {
 

@@ -1,0 +1,399 @@
+/**
+ * Collectives between GPUs, by NCCL.
+ *
+ * They run on the device's transfer stream and are joined to its compute stream
+ * by events: the host never waits. A watchdog thread looks after those that are
+ * under way; when a peer dies or the timeout passes it aborts the communicator,
+ * which ends its kernels, and marks the device, so that whoever reads a result
+ * is told instead of getting garbage or waiting for ever.
+ */
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <thread>
+
+#include "device.cuh"
+
+using atomloss::check;
+using Clock = std::chrono::steady_clock;
+
+namespace {
+
+/** Counts that one collective carries at most. */
+constexpr int kMaxCounts = 64;
+
+/** Count collectives that may be under way at once. */
+constexpr int kSlots = 8;
+
+constexpr auto kPoll = std::chrono::milliseconds(10);
+
+/* ---- kernels -------------------------------------------------------------*/
+
+/** Counts as a kernel's argument: no copy from the host, nothing to keep. */
+struct Counts {
+  int64_t values[kMaxCounts];
+};
+
+__global__ void write_counts(const __grid_constant__ Counts counts, int n,
+                             int64_t* out) {
+  if (threadIdx.x < n) out[threadIdx.x] = counts.values[threadIdx.x];
+}
+
+__global__ void read_counts(const int64_t* in, int n, double* totals) {
+  if (threadIdx.x < n)
+    totals[threadIdx.x] = static_cast<double>(in[threadIdx.x]);
+}
+
+/* ---- group ---------------------------------------------------------------*/
+
+/** Where the counts of one collective are, and when they may be overwritten. */
+struct Slot {
+  int64_t* counts;
+  cudaEvent_t read;
+};
+
+/** A collective under way. */
+struct Pending {
+  cudaEvent_t done;
+  Clock::time_point deadline;
+  std::string what;
+};
+
+ncclDataType_t nccl_type(int32_t dtype) {
+  switch (dtype) {
+    case AL_FLOAT32:
+      return ncclFloat32;
+    case AL_FLOAT64:
+      return ncclFloat64;
+    case AL_FLOAT16:
+      return ncclFloat16;
+    case AL_BFLOAT16:
+      return ncclBfloat16;
+    case AL_INT32:
+      return ncclInt32;
+    case AL_INT64:
+      return ncclInt64;
+  }
+  throw al_error(
+      al_fail(AL_INVALID_ARGUMENT, "dtype %d cannot be reduced", dtype));
+}
+
+ncclRedOp_t nccl_op(int32_t op) {
+  switch (op) {
+    case AL_AVG:
+      return ncclAvg;
+    case AL_MAX:
+      return ncclMax;
+    case AL_MIN:
+      return ncclMin;
+    default:
+      return ncclSum;
+  }
+}
+
+}  // namespace
+
+struct al_group {
+  al_device* device;
+  int rank, world_size;
+  int64_t timeout_ms;
+
+  std::mutex mutex; /* guards all below; held while something is enqueued */
+  std::condition_variable changed;
+  ncclComm_t communicator = nullptr; /* nullptr before and after its life */
+  std::string broken;                /* why, once a collective has failed */
+  std::deque<Pending> pending;
+  std::vector<cudaEvent_t> events; /* idle ones */
+  bool closing = false;
+  std::thread watchdog;
+
+  Slot slots[kSlots] = {};
+  int next_slot = 0;
+  int* token = nullptr; /* what a barrier reduces */
+
+  Clock::time_point deadline() const {
+    return Clock::now() + std::chrono::milliseconds(timeout_ms);
+  }
+
+  cudaEvent_t take_event() {
+    if (!events.empty()) {
+      const cudaEvent_t event = events.back();
+      events.pop_back();
+      return event;
+    }
+    cudaEvent_t event;
+    AL_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    return event;
+  }
+
+  /** Ends the communicator; the mutex is held. Returns the status to give. */
+  al_status break_off(al_status_code code, const std::string& what,
+                      const char* why) {
+    char text[1024];
+    snprintf(text, sizeof text, "%s on rank %d of %d %s %lld ms: %s",
+             what.c_str(), rank, world_size,
+             code == AL_TIMEOUT ? "timed out after" : "failed, timeout",
+             static_cast<long long>(timeout_ms), why);
+    broken = text;
+    device->fail(code, broken);
+    if (communicator != nullptr) ncclCommAbort(communicator);
+    communicator = nullptr;
+    return al_fail(code, "%s", text);
+  }
+
+  /** What the communicator reports of itself. */
+  ncclResult_t state() const {
+    ncclResult_t state = ncclSuccess;
+    const ncclResult_t code = ncclCommGetAsyncError(communicator, &state);
+    return code == ncclSuccess ? state : code;
+  }
+
+  /** Waits until the communicator has taken what it was given; mutex held. */
+  void settle(const std::string& what) {
+    const Clock::time_point end = deadline();
+    for (;;) {
+      const ncclResult_t now = state();
+      if (now == ncclSuccess) return;
+      if (now != ncclInProgress)
+        throw al_error(
+            break_off(AL_COLLECTIVE_FAILED, what, ncclGetErrorString(now)));
+      if (Clock::now() > end)
+        throw al_error(
+            break_off(AL_TIMEOUT, what,
+                      "a replica hangs, or does not make the same call"));
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    }
+  }
+
+  /**
+   * Enqueues a collective on the transfer stream, behind the compute stream's
+   * work if it reads what that writes, and before the compute stream's next.
+   */
+  template <class F>
+  void enqueue(const std::string& what, bool after_compute, F&& collective) {
+    if (!broken.empty())
+      throw al_error(al_fail(AL_COLLECTIVE_FAILED,
+                             "%s on rank %d of %d: the group is broken since "
+                             "%s",
+                             what.c_str(), rank, world_size, broken.c_str()));
+    if (after_compute) {
+      const cudaEvent_t ready = take_event();
+      AL_CHECK(cudaEventRecord(ready, device->compute));
+      AL_CHECK(cudaStreamWaitEvent(device->transfer, ready, 0));
+      events.push_back(ready);  // the wait has been enqueued with its value
+    }
+    collective();
+    settle(what);
+    const cudaEvent_t done = take_event();
+    AL_CHECK(cudaEventRecord(done, device->transfer));
+    AL_CHECK(cudaStreamWaitEvent(device->compute, done, 0));
+    pending.push_back({done, deadline(), what});
+    changed.notify_all();
+  }
+
+  /** Looks after what is under way, until the group is closed. */
+  void watch() {
+    cudaSetDevice(device->ordinal);
+    std::unique_lock<std::mutex> lock(mutex);
+    while (!closing || !pending.empty()) {
+      if (pending.empty()) {
+        changed.wait(lock);
+        continue;
+      }
+      const Pending& first = pending.front();
+      const cudaError_t code = cudaEventQuery(first.done);
+      if (code == cudaErrorNotReady && broken.empty()) {
+        const ncclResult_t now = state();
+        if (now != ncclSuccess && now != ncclInProgress)
+          break_off(AL_COLLECTIVE_FAILED, first.what, ncclGetErrorString(now));
+        else if (Clock::now() > first.deadline)
+          break_off(AL_TIMEOUT, first.what,
+                    "a replica hangs, or does not make the same call");
+        else
+          changed.wait_for(lock, kPoll);
+        continue;
+      }
+      // Done, or never to be waited for: an aborted one, a broken device.
+      if (code != cudaSuccess && code != cudaErrorNotReady && broken.empty())
+        break_off(AL_COLLECTIVE_FAILED, first.what, cudaGetErrorString(code));
+      events.push_back(first.done);
+      pending.pop_front();
+    }
+  }
+};
+
+/* ---- ABI -----------------------------------------------------------------*/
+
+al_status al_group_open(al_device* device, int32_t rank, int32_t world_size,
+                        const char*, int64_t timeout_ms, void* blob,
+                        int64_t capacity, int64_t* blob_bytes, al_group** out) {
+  if (world_size < 2 || rank < 0 || rank >= world_size)
+    return al_fail(AL_INVALID_ARGUMENT, "rank %d of %d is no place in a group",
+                   rank, world_size);
+  *blob_bytes = sizeof(ncclUniqueId);
+  if (*blob_bytes > capacity)
+    return al_fail(AL_INVALID_ARGUMENT, "a blob of %lld bytes needs %lld",
+                   static_cast<long long>(capacity),
+                   static_cast<long long>(*blob_bytes));
+  return al_guard([&]() -> al_status {
+    device->use();
+    memset(blob, 0, sizeof(ncclUniqueId));
+    if (rank == 0) AL_CHECK(ncclGetUniqueId(static_cast<ncclUniqueId*>(blob)));
+    auto group = std::make_unique<al_group>();
+    group->device = device;
+    group->rank = rank;
+    group->world_size = world_size;
+    group->timeout_ms = timeout_ms;
+    for (Slot& slot : group->slots) {
+      AL_CHECK(cudaMalloc(&slot.counts, sizeof(Counts)));
+      AL_CHECK(cudaEventCreateWithFlags(&slot.read, cudaEventDisableTiming));
+    }
+    AL_CHECK(cudaMalloc(&group->token, sizeof *group->token));
+    AL_CHECK(cudaMemset(group->token, 0, sizeof *group->token));
+    *out = group.release();
+    return AL_OK;
+  });
+}
+
+al_status al_group_connect(al_group* group, const void* blobs, int64_t bytes) {
+  const auto expected =
+      static_cast<int64_t>(sizeof(ncclUniqueId)) * group->world_size;
+  if (bytes != expected)
+    return al_fail(AL_INVALID_ARGUMENT, "blobs have %lld bytes, expected %lld",
+                   static_cast<long long>(bytes),
+                   static_cast<long long>(expected));
+  return al_guard([&]() -> al_status {
+    group->device->use();
+    std::lock_guard<std::mutex> lock(group->mutex);
+    ncclUniqueId id;  // that of rank 0
+    memcpy(&id, blobs, sizeof id);
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;  // so that a replica that never comes cannot hold us
+    AL_CHECK(ncclCommInitRankConfig(&group->communicator, group->world_size, id,
+                                    group->rank, &config));
+    group->settle("connect");
+    group->watchdog = std::thread([group] { group->watch(); });
+    return AL_OK;
+  });
+}
+
+al_status al_group_close(al_group* group) {
+  return al_guard([&]() -> al_status {
+    group->device->use();
+    {
+      std::lock_guard<std::mutex> lock(group->mutex);
+      group->closing = true;
+      group->changed.notify_all();
+    }
+    // It ends when nothing is under way: at the latest after the timeout.
+    if (group->watchdog.joinable()) group->watchdog.join();
+    if (group->communicator != nullptr) {
+      // Peers may still be receiving what this rank sent: not by abort.
+      ncclCommFinalize(group->communicator);
+      try {
+        group->settle("close");
+        ncclCommDestroy(group->communicator);
+      } catch (const al_error&) {
+        // settle() has aborted it: what matters is that it is gone.
+      }
+    }
+    for (Slot& slot : group->slots) {
+      cudaEventSynchronize(slot.read);
+      cudaEventDestroy(slot.read);
+      cudaFree(slot.counts);
+    }
+    for (cudaEvent_t event : group->events) cudaEventDestroy(event);
+    cudaFree(group->token);
+    cudaGetLastError();
+    delete group;
+    return AL_OK;
+  });
+}
+
+al_status al_all_reduce(al_group* group, int32_t dtype, int32_t op,
+                        int32_t count, void* const* buffers,
+                        const int64_t* sizes) {
+  if (op == AL_AVG && (dtype == AL_INT32 || dtype == AL_INT64))
+    return al_fail(AL_INVALID_ARGUMENT, "avg needs a floating dtype");
+  return al_guard([&]() -> al_status {
+    group->device->use();
+    std::lock_guard<std::mutex> lock(group->mutex);
+    const std::string what = "all_reduce of " + std::to_string(count) +
+                             (count == 1 ? " tensor" : " tensors");
+    group->enqueue(what, true, [&] {
+      AL_CHECK(ncclGroupStart());
+      for (int32_t i = 0; i < count; ++i)
+        AL_CHECK(ncclAllReduce(buffers[i], buffers[i],
+                               static_cast<size_t>(sizes[i]), nccl_type(dtype),
+                               nccl_op(op), group->communicator,
+                               group->device->transfer));
+      AL_CHECK(ncclGroupEnd());
+    });
+    return AL_OK;
+  });
+}
+
+al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
+                       int32_t root) {
+  return al_guard([&]() -> al_status {
+    group->device->use();
+    std::lock_guard<std::mutex> lock(group->mutex);
+    group->enqueue("broadcast from rank " + std::to_string(root), true, [&] {
+      AL_CHECK(ncclBroadcast(buffer, buffer, static_cast<size_t>(bytes),
+                             ncclInt8, root, group->communicator,
+                             group->device->transfer));
+    });
+    return AL_OK;
+  });
+}
+
+al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
+                              double* totals) {
+  if (n < 0 || n > kMaxCounts)
+    return al_fail(AL_INVALID_ARGUMENT, "%d counts, expected at most %d", n,
+                   kMaxCounts);
+  return al_guard([&]() -> al_status {
+    al_device* device = group->device;
+    device->use();
+    std::lock_guard<std::mutex> lock(group->mutex);
+    Counts argument = {};
+    std::copy(counts, counts + n, argument.values);
+    Slot& slot = group->slots[group->next_slot];
+    group->next_slot = (group->next_slot + 1) % kSlots;
+    // Not behind the compute stream's work, whose results it does not need:
+    // only behind the reader of what this slot held before.
+    AL_CHECK(cudaStreamWaitEvent(device->transfer, slot.read, 0));
+    group->enqueue("all_reduce of the sample counts", false, [&] {
+      write_counts<<<1, kMaxCounts, 0, device->transfer>>>(argument, n,
+                                                           slot.counts);
+      AL_CHECK(cudaGetLastError());
+      AL_CHECK(ncclAllReduce(slot.counts, slot.counts, static_cast<size_t>(n),
+                             ncclInt64, ncclSum, group->communicator,
+                             device->transfer));
+    });
+    // On the compute stream: totals may be memory that its work still reads.
+    read_counts<<<1, kMaxCounts, 0, device->compute>>>(slot.counts, n, totals);
+    AL_CHECK(cudaGetLastError());
+    AL_CHECK(cudaEventRecord(slot.read, device->compute));
+    return AL_OK;
+  });
+}
+
+al_status al_barrier(al_group* group) {
+  return al_guard([&]() -> al_status {
+    al_device* device = group->device;
+    device->use();
+    {
+      std::lock_guard<std::mutex> lock(group->mutex);
+      group->enqueue("barrier", true, [&] {
+        AL_CHECK(ncclAllReduce(group->token, group->token, 1, ncclInt32,
+                               ncclSum, group->communicator, device->transfer));
+      });
+    }
+    return al_synchronize(device);
+  });
+}

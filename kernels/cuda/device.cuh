@@ -1,0 +1,79 @@
+/**
+ * A GPU as this library holds it: two streams, memory that is kept for reuse,
+ * pinned staging for what crosses to the host, scratch for the reductions.
+ */
+#ifndef ATOMLOSS_CUDA_DEVICE_CUH
+#define ATOMLOSS_CUDA_DEVICE_CUH
+
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "block_cache.h"
+#include "check.cuh"
+
+namespace atomloss {
+
+/** What a block of a reduction leaves for the last one. */
+struct Partial {
+  double sum;
+  long long nonfinite;
+};
+
+/** A pinned host block and the event behind its last copy. */
+struct Staging {
+  void* memory = nullptr;
+  int64_t bytes = 0;
+  cudaEvent_t done = nullptr;
+};
+
+/** Blocks of a reduction are at most so many per multiprocessor. */
+constexpr int kBlocksPerProcessor = 64;
+
+}  // namespace atomloss
+
+struct al_device {
+  int ordinal;
+  int processors;        /* streaming multiprocessors */
+  cudaStream_t compute;  /* losses, copies, products, steps, in call order */
+  cudaStream_t transfer; /* collectives */
+  atomloss::BlockCache blocks{INT64_MAX};
+  atomloss::Partial* partials; /* of the reduction that is running */
+  unsigned* ticket;            /* how many of its blocks are done */
+
+  std::mutex mutex; /* guards what follows */
+  cublasHandle_t blas = nullptr;
+  std::vector<atomloss::Staging> idle;    /* for downloads, any size */
+  std::vector<atomloss::Staging> uploads; /* in use, oldest first */
+  std::map<int64_t, atomloss::Staging> downloads;
+  int64_t next_download = 1;
+  std::string failure; /* why results cannot be trusted any more */
+  al_status_code failure_code = AL_OK;
+
+  /** The most blocks that a reduction over so many tiles is given. */
+  int grid(int64_t tiles) const {
+    const int64_t most = int64_t{processors} * atomloss::kBlocksPerProcessor;
+    return static_cast<int>(tiles < 1 ? 1 : tiles < most ? tiles : most);
+  }
+
+  /** Makes this the calling thread's device: Deno calls from several. */
+  void use() const { AL_CHECK(cudaSetDevice(ordinal)); }
+
+  /** A failed collective: what was computed from it is not to be read. */
+  void fail(al_status_code code, const std::string& why) {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (failure_code != AL_OK) return;
+    failure_code = code;
+    failure = why;
+  }
+
+  /** Throws if a collective failed. */
+  void check_failure() {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (failure_code != AL_OK)
+      throw al_error(al_fail(failure_code, "%s", failure.c_str()));
+  }
+};
+
+#endif /* ATOMLOSS_CUDA_DEVICE_CUH */
