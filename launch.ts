@@ -46,6 +46,16 @@ const USAGE = `usage: deno run -A launch.ts [options] script.ts [arguments]
 
 For several hosts set ATOMLOSS_SECRET to the same secret on all of them.`;
 
+/**
+ * What lets replicas share a GPU, when ATOMLOSS_SHARE_GPU=1 asks for it (tests
+ * on machines with fewer GPUs than replicas): NCCL refuses two ranks of one host
+ * on one GPU, so each pretends to be a host of its own.
+ */
+function gpuSharing(rank: number): Record<string, string> {
+  if (Deno.env.get("ATOMLOSS_SHARE_GPU") !== "1") return {};
+  return { NCCL_HOSTID: `replica-${rank}`, NCCL_SOCKET_IFNAME: "lo" };
+}
+
 /** A port that is free now. */
 function freePort(): number {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
@@ -133,7 +143,12 @@ export async function launch(options: LaunchOptions): Promise<number> {
     const rank = nodeRank * nprocPerNode + localRank;
     const process = new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", script, ...args],
-      env: { ...shared, RANK: String(rank), LOCAL_RANK: String(localRank) },
+      env: {
+        ...shared,
+        ...gpuSharing(rank),
+        RANK: String(rank),
+        LOCAL_RANK: String(localRank),
+      },
       stdin: "null",
       stdout: "piped",
       stderr: "piped",

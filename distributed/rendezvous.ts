@@ -7,7 +7,7 @@ import { StoreServer } from "./store_server.ts";
 type Bytes = Uint8Array<ArrayBuffer>;
 
 /** Least time that rank 0 gives the others to leave, in ms. */
-const LEAVING_TIME = 10_000;
+const LEAVING_TIME = 4_000;
 
 /** Whether only this host can reach the address. */
 function isLoopback(hostname: string): boolean {
@@ -127,7 +127,11 @@ export class Rendezvous {
   }
 
   /** The values that all ranks have published under a name, in rank order. */
-  async #gather(name: string, deadline = this.#deadline): Promise<Bytes[]> {
+  async #gather(
+    name: string,
+    deadline = this.#deadline,
+    verb = "come",
+  ): Promise<Bytes[]> {
     const values: Bytes[] = [];
     const missing: number[] = [];
     for (let rank = 0; rank < this.#place.worldSize; rank++) {
@@ -139,7 +143,7 @@ export class Rendezvous {
     if (missing.length > 0) {
       throw new RendezvousError(
         `rank ${this.#place.rank} of ${this.#place.worldSize} waited ${this.#timeout} ms for the others: ` +
-          `rank ${formatRanks(missing)} did not come`,
+          `rank ${formatRanks(missing)} did not ${verb}`,
       );
     }
     return values;
@@ -161,7 +165,7 @@ export class Rendezvous {
       await this.#client.set(`left/${rank}`, new Uint8Array(1));
       if (this.#server !== undefined) {
         const soon = performance.now() + LEAVING_TIME;
-        await this.#gather("left", Math.max(this.#deadline, soon));
+        await this.#gather("left", Math.max(this.#deadline, soon), "connect");
       }
     } catch (error) {
       await this.close(error);

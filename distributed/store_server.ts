@@ -44,8 +44,8 @@ export class StoreServer {
   readonly #served: Promise<void>;
   #strangers = 0;
   #stored = 0;
-  /** Requests that are being answered. */
-  readonly #answering = new Set<Promise<void>>();
+  /** Connections that have shown the secret, with the answer that is under way. */
+  readonly #replicas = new Map<FrameConnection, Promise<void> | undefined>();
   /** Why it closes, once it does. */
   #closed: string | undefined;
 
@@ -116,32 +116,34 @@ export class StoreServer {
     this.#connections.add(conn);
     this.#strangers++;
     let stranger = true;
+    let frames: FrameConnection | undefined;
     try {
-      const frames = await FrameConnection.handshake(conn, this.#secret, true);
+      frames = await FrameConnection.handshake(conn, this.#secret, true);
       let payload = await frames.receive(FIRST_REQUEST_TIME);
       stranger = false;
       this.#strangers--;
       while (payload !== undefined) {
         const answer = this.#respond(frames, payload);
-        this.#answering.add(answer);
-        try {
-          await answer;
-        } finally {
-          this.#answering.delete(answer);
-        }
+        this.#replicas.set(frames, answer);
+        await answer;
+        this.#replicas.set(frames, undefined);
         payload = await frames.receive();
       }
     } catch {
       // Whatever it is, it concerns this connection alone: it is dropped.
     } finally {
       if (stranger) this.#strangers--;
+      if (frames !== undefined) this.#replicas.delete(frames);
       this.#connections.delete(conn);
       closeQuietly(conn);
     }
   }
 
   async #respond(frames: FrameConnection, payload: Uint8Array): Promise<void> {
-    const reply = await this.#answer(parseRequest(payload));
+    await this.#send(frames, await this.#answer(parseRequest(payload)));
+  }
+
+  async #send(frames: FrameConnection, reply: Reply): Promise<void> {
     await frames.send(new TextEncoder().encode(JSON.stringify(reply)));
   }
 
@@ -188,20 +190,27 @@ export class StoreServer {
   }
 
   /**
-   * Stops listening, tells those who wait for a key why, and ends every
-   * connection. Safe to call again.
+   * Stops listening and ends every connection. Safe to call again.
+   *
+   * @param failure Why the job cannot go on: the replicas are told.
    */
-  async close(reason = "rank 0 has closed its store"): Promise<void> {
+  async close(failure?: string): Promise<void> {
     if (this.#closed !== undefined) return;
-    this.#closed = reason;
+    this.#closed = failure ?? "rank 0 has closed its store";
     this.#listener.close();
     for (const wakes of [...this.#waiting.values()]) {
       for (const wake of [...wakes]) wake();
     }
     // A reply that is cut off would look like a failure to who waits for it.
+    const last = [...this.#replicas].map(([frames, answer]) =>
+      answer ??
+        (failure === undefined
+          ? undefined
+          : this.#send(frames, { closed: failure }))
+    );
     const { promise: late, resolve } = Promise.withResolvers<void>();
     const timer = setTimeout(resolve, CLOSING_TIME);
-    await Promise.race([Promise.allSettled([...this.#answering]), late]);
+    await Promise.race([Promise.allSettled(last), late]);
     clearTimeout(timer);
     for (const conn of this.#connections) closeQuietly(conn);
     await this.#served;

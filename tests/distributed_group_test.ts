@@ -71,34 +71,45 @@ async function isAlive(pid: number): Promise<boolean> {
   }
 }
 
-for (
-  const [signal, timeout] of [["SIGKILL", 60_000], ["SIGSTOP", 3_000]] as const
-) {
-  Deno.test(`replicas end with CollectiveError when one of 3 gets ${signal}`, async () => {
-    const job = startReplicas(3, "tests/fixtures/endless_replica.ts", [
-      String(timeout),
-    ]);
-    const pids = await replicasAtWork(job, 3);
-    const start = performance.now();
-    Deno.kill(pids.get(1)!, signal);
-    const { code, stderr } = await job.finished();
-    const seconds = (performance.now() - start) / 1e3;
-    assert(seconds < 15, `took ${seconds} s`);
-    assert(code !== 0);
-    assertStringIncludes(
-      stderr,
-      "CollectiveError: all_reduce of 1 tensor on rank",
-    );
-    assertStringIncludes(
-      stderr,
-      signal === "SIGKILL"
-        ? "launch: rank 1 was ended by SIGKILL"
-        : "timed out after 3000 ms",
-    );
-    for (const pid of pids.values()) {
-      assertEquals(await isAlive(pid), false, `pid ${pid} is left`);
-    }
-  });
+for (const device of ["cpu", "cuda"]) {
+  for (
+    const [signal, timeout] of [["SIGKILL", 60_000], [
+      "SIGSTOP",
+      3_000,
+    ]] as const
+  ) {
+    Deno.test({
+      name:
+        `replicas end with CollectiveError when one of 3 gets ${signal} [${device}]`,
+      ignore: device === "cuda" && !hasGpu,
+      async fn(): Promise<void> {
+        const job = startReplicas(3, "tests/fixtures/endless_replica.ts", [
+          device,
+          String(timeout),
+        ]);
+        const pids = await replicasAtWork(job, 3);
+        const start = performance.now();
+        Deno.kill(pids.get(1)!, signal);
+        const { code, stderr } = await job.finished();
+        const seconds = (performance.now() - start) / 1e3;
+        assert(seconds < 15, `took ${seconds} s`);
+        assert(code !== 0);
+        assertStringIncludes(
+          stderr,
+          "CollectiveError: all_reduce",
+        );
+        assertStringIncludes(
+          stderr,
+          signal === "SIGKILL"
+            ? "launch: rank 1 was ended by SIGKILL"
+            : "timed out after 3000 ms",
+        );
+        for (const pid of pids.values()) {
+          assertEquals(await isAlive(pid), false, `pid ${pid} is left`);
+        }
+      },
+    });
+  }
 }
 
 Deno.test("a job ends, with no process left, when its launcher is interrupted", async () => {

@@ -5,6 +5,7 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
+import { hasGpu } from "./devices.ts";
 import { OptionError, parseOptions } from "../examples/potential/options.ts";
 
 const ROOT = new URL("../", import.meta.url).pathname;
@@ -21,7 +22,7 @@ async function deno(...args: string[]): Promise<Outcome> {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", ...args],
     cwd: ROOT,
-    env: { NO_COLOR: "1" },
+    env: { NO_COLOR: "1", ATOMLOSS_SHARE_GPU: "1" },
   }).output();
   const [out, err] = [stdout, stderr].map((bytes) =>
     new TextDecoder().decode(bytes)
@@ -97,6 +98,27 @@ Deno.test("train_potential.ts reaches the same parameters when 1, 2 or 3 replica
       assert(off < 1e-6, `${replicas} replicas: ${key} is off by ${off}`);
     }
   }
+});
+
+Deno.test({
+  name:
+    "train_potential.ts reaches the CPU's parameters on 1 and 2 replicas [cuda]",
+  ignore: !hasGpu,
+  fn: async () => {
+    const run = (replicas: number, device: string): Promise<Report> =>
+      launch(replicas, SCRIPT, (path) => [
+        ...`--device ${device} --dtype float64 --steps 60`.split(" "),
+        "--report",
+        path,
+      ]);
+    const cpu = await run(1, "cpu");
+    for (const replicas of [1, 2]) {
+      const gpu = await run(replicas, "cuda");
+      assertEquals(gpu.backend, replicas === 1 ? "single" : "nccl");
+      const off = difference(gpu.parameters, cpu.parameters);
+      assert(off < 1e-6, `${replicas} replicas: parameters are off by ${off}`);
+    }
+  },
 });
 
 Deno.test("DDPLoss trains the same on any number of replicas when a mean of each replica does not", async () => {

@@ -61,7 +61,7 @@ export function startReplicas(
     String(n),
     script,
     ...args,
-  ]);
+  ], { ATOMLOSS_SHARE_GPU: "1" });
 }
 
 /** Starts any program in the package's folder. */

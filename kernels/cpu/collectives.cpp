@@ -56,9 +56,13 @@ class MeshContext : public gloo::Context {
     device_ = gloo::transport::tcp::CreateDevice(attr);
     setTimeout(timeout);
     transportContext_ = device_->createContext(rank, size);
-    transportContext_->setTimeout(timeout);
+    // A pair takes this as its own timeout, and waits 5 times as long for its
+    // connection to be made.
+    transportContext_->setTimeout(
+        std::max(timeout / 5, std::chrono::milliseconds(1)));
     for (int peer = 0; peer < size; ++peer)
       if (peer != rank) transportContext_->createPair(peer);
+    transportContext_->setTimeout(timeout);
   }
 
   /** This rank's addresses, a slot for each peer. */
