@@ -7,6 +7,10 @@
  * LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT, and the job's secret by
  * ATOMLOSS_SECRET. Lines that replicas print get their rank in front.
  *
+ * Each replica leads a session of its own, so that a signal reaches whatever it
+ * has started too. Since the terminal then knows the launcher alone, a process
+ * that outlives the launcher ends the replicas if that is killed.
+ *
  * @module
  */
 import { parseArgs } from "@std/cli/parse-args";
@@ -36,6 +40,17 @@ const GRACE = 3_000;
 
 const DEFAULT_PORT = 29500;
 
+/** What shells report for a program whose reader has gone: 128 and SIGPIPE. */
+const BROKEN_PIPE_CODE = 141;
+
+/** Signals that are passed on. */
+const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+
+/** Reads which process groups run, a line at each change; at the end of its input it ends them. */
+const WATCHDOG = `while read -r line; do groups=$line; done
+[ -n "$groups" ] || exit 0
+kill -s TERM -- $groups; sleep ${GRACE / 1e3}; kill -s KILL -- $groups`;
+
 const USAGE = `usage: deno run -A launch.ts [options] script.ts [arguments]
 
   --nproc-per-node N   replicas on this host
@@ -62,14 +77,35 @@ function freePort(): number {
   return listener.addr.port;
 }
 
-/** Variables that all replicas of this host share. */
-function sharedVariables(options: LaunchOptions): Record<string, string> {
-  const { nprocPerNode, nnodes = 1 } = options;
+/** Whether options can be right; what they miss can be found out when starting. */
+function checkOptions(options: LaunchOptions): void {
+  const { nprocPerNode, nnodes = 1, nodeRank = 0, masterPort = 1 } = options;
+  const check = (
+    name: string,
+    value: number,
+    min: number,
+    max: number,
+  ): void => {
+    if (Number.isInteger(value) && value >= min && value <= max) return;
+    throw new LaunchError(
+      `--${name} is ${value}, expected an integer of at least ${min}` +
+        (max === Infinity ? "" : ` and at most ${max}`),
+    );
+  };
+  check("nproc-per-node", nprocPerNode, 1, Infinity);
+  check("nnodes", nnodes, 1, Infinity);
+  check("node-rank", nodeRank, 0, nnodes - 1);
+  check("master-port", masterPort, 1, 65535);
   if (nnodes > 1 && options.masterAddr === undefined) {
     throw new LaunchError(
       "--nnodes above 1 needs --master-addr, the address of host 0",
     );
   }
+}
+
+/** Variables that all replicas of this host share. */
+function sharedVariables(options: LaunchOptions): Record<string, string> {
+  const { nprocPerNode, nnodes = 1 } = options;
   let secret = Deno.env.get("ATOMLOSS_SECRET");
   if (!secret) {
     if (nnodes > 1) {
@@ -110,20 +146,55 @@ async function forwardLines(
   }
 }
 
-/** Sends a signal to a process that may have ended. */
+/** Sends a signal to a replica and all that it has started. */
 function kill(process: Deno.ChildProcess, signal: Deno.Signal): void {
   try {
-    process.kill(signal);
+    Deno.kill(-process.pid, signal);
   } catch (error) {
-    const gone = error instanceof Deno.errors.NotFound ||
-      error instanceof TypeError;
-    if (!gone) throw error;
+    if (!(error instanceof Deno.errors.NotFound)) throw error; // has ended
+  }
+}
+
+/** Whether this process was told to ignore SIGHUP, as `nohup` does. */
+function ignoresHangup(): boolean {
+  try {
+    const status = Deno.readTextFileSync("/proc/self/status");
+    const mask = /^SigIgn:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? "0";
+    return (BigInt(`0x${mask}`) & 1n) === 1n;
+  } catch {
+    return false; // not Linux
+  }
+}
+
+/** Ends the replicas that it knows of if this process ends before stop(). */
+class Watchdog {
+  readonly #process = new Deno.Command("sh", {
+    args: ["-c", WATCHDOG],
+    stdin: "piped",
+    stdout: "null",
+    stderr: "null",
+    detached: true,
+  }).spawn();
+  readonly #writer = this.#process.stdin.getWriter();
+
+  /** Tells it which replicas run. */
+  watch(replicas: Iterable<Deno.ChildProcess>): void {
+    const groups = Array.from(replicas, ({ pid }) => -pid).join(" ");
+    this.#writer.write(new TextEncoder().encode(`${groups}\n`))
+      .catch(() => {}); // somebody has ended it: the job goes on without
+  }
+
+  async stop(): Promise<void> {
+    kill(this.#process, "SIGKILL");
+    await this.#process.status;
+    await this.#writer.abort();
   }
 }
 
 /**
  * Runs a script in several replicas until all have ended. When one fails, the
- * others are ended too. SIGINT and SIGTERM are passed on to the replicas.
+ * others are ended too. SIGINT, SIGTERM and SIGHUP are passed on to the replicas,
+ * which have 3 s to end then.
  *
  * @returns 0, or the exit code of the replica that failed first (128 and the
  * number of the signal if one ended it).
@@ -137,68 +208,91 @@ function kill(process: Deno.ChildProcess, signal: Deno.Signal): void {
  * ```
  */
 export async function launch(options: LaunchOptions): Promise<number> {
+  checkOptions(options);
   const { nprocPerNode, nodeRank = 0, script, args = [] } = options;
   const shared = sharedVariables(options);
-  const replicas = Array.from({ length: nprocPerNode }, (_, localRank) => {
-    const rank = nodeRank * nprocPerNode + localRank;
-    const process = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", script, ...args],
-      env: {
-        ...shared,
-        ...gpuSharing(rank),
-        RANK: String(rank),
-        LOCAL_RANK: String(localRank),
-      },
-      stdin: "null",
-      stdout: "piped",
-      stderr: "piped",
-    }).spawn();
-    const output = Promise.all([
-      forwardLines(process.stdout, Deno.stdout, rank),
-      forwardLines(process.stderr, Deno.stderr, rank),
-    ]);
-    return { rank, process, output };
-  });
+  const replicas = new Set<Deno.ChildProcess>(); // those that run
 
-  let interrupted: Deno.Signal | undefined;
+  let ending = false;
   let killer: ReturnType<typeof setTimeout> | undefined;
   const end = (signal: Deno.Signal): void => {
-    for (const { process } of replicas) kill(process, signal);
+    ending = true;
+    for (const process of replicas) kill(process, signal);
     killer ??= setTimeout(() => {
-      for (const { process } of replicas) kill(process, "SIGKILL");
+      for (const process of replicas) kill(process, "SIGKILL");
     }, GRACE);
   };
-  const onSignal = (signal: Deno.Signal) => (): void => {
-    interrupted = signal;
-    end(signal);
-  };
-  const handlers = (["SIGINT", "SIGTERM"] as const)
-    .map((signal) => [signal, onSignal(signal)] as const);
+  const watchdog = new Watchdog();
+  const handlers = SIGNALS
+    .filter((signal) => signal !== "SIGHUP" || !ignoresHangup())
+    .map((signal) => [signal, (): void => end(signal)] as const);
   for (const [signal, handler] of handlers) {
     Deno.addSignalListener(signal, handler);
   }
 
   let code = 0;
-  await Promise.all(replicas.map(async ({ rank, process, output }) => {
+  const fail = (failure: number, reason: string): void => {
+    if (code !== 0) return;
+    code = failure;
+    if (ending) return;
+    console.error(`launch: ${reason}; ending the others`);
+    end("SIGTERM");
+  };
+  const run = async (
+    rank: number,
+    process: Deno.ChildProcess,
+  ): Promise<void> => {
+    const output = Promise.all([
+      forwardLines(process.stdout, Deno.stdout, rank),
+      forwardLines(process.stderr, Deno.stderr, rank),
+    ]).catch((error) => {
+      if (!(error instanceof Deno.errors.BrokenPipe)) throw error;
+      fail(BROKEN_PIPE_CODE, "nobody reads the output any more");
+    });
     const status = await process.status;
-    if (!status.success && code === 0) {
-      code = status.code;
-      if (interrupted === undefined) {
-        console.error(
-          `launch: rank ${rank} ${
-            status.signal === null
-              ? `ended with code ${status.code}`
-              : `was ended by ${status.signal}`
-          }; ending the others`,
-        );
-        end("SIGTERM");
-      }
+    kill(process, "SIGKILL"); // what it has left behind
+    replicas.delete(process);
+    watchdog.watch(replicas);
+    if (!status.success) {
+      const how = status.signal === null
+        ? `ended with code ${status.code}`
+        : `was ended by ${status.signal}`;
+      fail(status.code, `rank ${rank} ${how}`);
     }
     await output;
-  }));
-  clearTimeout(killer);
-  for (const [signal, handler] of handlers) {
-    Deno.removeSignalListener(signal, handler);
+  };
+
+  const running: Promise<void>[] = [];
+  try {
+    for (let localRank = 0; localRank < nprocPerNode && !ending; localRank++) {
+      const rank = nodeRank * nprocPerNode + localRank;
+      const process = new Deno.Command(Deno.execPath(), {
+        args: ["run", "-A", script, ...args],
+        env: {
+          ...shared,
+          ...gpuSharing(rank),
+          RANK: String(rank),
+          LOCAL_RANK: String(localRank),
+        },
+        stdin: "null",
+        stdout: "piped",
+        stderr: "piped",
+        detached: true,
+      }).spawn();
+      replicas.add(process);
+      watchdog.watch(replicas);
+      running.push(run(rank, process));
+    }
+    await Promise.all(running);
+  } finally {
+    // Nothing is left to end, unless something above failed.
+    for (const process of replicas) kill(process, "SIGKILL");
+    await Promise.allSettled(running);
+    clearTimeout(killer);
+    for (const [signal, handler] of handlers) {
+      Deno.removeSignalListener(signal, handler);
+    }
+    await watchdog.stop();
   }
   return code;
 }
@@ -254,11 +348,6 @@ function parseOptions(argv: readonly string[]): LaunchOptions | undefined {
   if (script === undefined) throw new LaunchError("the script is missing");
   const nnodes = number("nnodes", 1) ?? 1;
   const nodeRank = number("node-rank", 0) ?? 0;
-  if (nodeRank >= nnodes) {
-    throw new LaunchError(
-      `--node-rank is ${nodeRank}, expected less than --nnodes, ${nnodes}`,
-    );
-  }
   const masterAddr = parsed["master-addr"] as string | undefined;
   const masterPort = number("master-port", 1);
   return {

@@ -27,6 +27,7 @@ const HEADERS = [
   "cuda/half.cuh",
   "cuda/input.cuh",
   "cuda/packed.cuh",
+  "cuda/reduce_kernels.cuh",
 ];
 
 const FLAGS = [
@@ -152,7 +153,7 @@ async function findDependency(
   }
   throw new BuildError(
     `${name} is not there (${header} and ${
-      file.source.replaceAll("\\", "")
+      file.source.replaceAll(/[\\^$]/g, "")
     } in ${
       named ? `${variable}, ${named}` : "the system's folders"
     }): ${advice}`,

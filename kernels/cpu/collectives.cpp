@@ -91,8 +91,13 @@ class MeshContext : public gloo::Context {
         throw std::length_error("malformed address of rank " +
                                 std::to_string(peer));
       const char* bytes = slot + sizeof length;
-      transportContext_->getPair(peer)->connect(
-          std::vector<char>(bytes, bytes + length));
+      try {
+        transportContext_->getPair(peer)->connect(
+            std::vector<char>(bytes, bytes + length));
+      } catch (const gloo::Exception& error) {
+        throw std::runtime_error("rank " + std::to_string(peer) + ": " +
+                                 error.what());
+      }
     }
   }
 

@@ -8,9 +8,15 @@
 
 #include <cub/block/block_reduce.cuh>
 
-#include "device.cuh"
+#include "atomloss.h"
 
 namespace atomloss {
+
+/** What a block leaves for the last one. */
+struct Partial {
+  double sum;
+  long long nonfinite;
+};
 
 /** Threads of a block of every reduction. */
 constexpr int kThreads = 256;
@@ -20,6 +26,17 @@ constexpr int kThreads = 256;
  * the registers it needs: left to itself it spills in order to fit more.
  */
 constexpr int kMinBlocks = 2;
+
+/** 1 / n to some 20 bits. */
+__device__ __forceinline__ double approximate_reciprocal(double n) {
+#ifdef __CUDACC__
+  double r;
+  asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(r) : "d"(n));
+  return r;
+#else  // tests/cuda_emulation
+  return 1.0f / static_cast<float>(n);
+#endif
+}
 
 /** Where the result goes, and what it is multiplied by. */
 struct Output {
@@ -38,8 +55,7 @@ struct Output {
   __device__ __forceinline__ double factor() const {
     if (normalizer == nullptr) return scale;
     const double n = *normalizer;
-    double r;
-    asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(r) : "d"(n));
+    double r = approximate_reciprocal(n);
     for (int i = 0; i < 3; ++i) r = fma(r, fma(-n, r, 1.0), r);
     return scale * r;
   }

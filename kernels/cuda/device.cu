@@ -8,6 +8,7 @@
 #include <cstring>
 #include <memory>
 
+#include "block_sum.cuh"
 #include "device.cuh"
 
 using atomloss::BlockCache;

@@ -15,11 +15,7 @@
 
 namespace atomloss {
 
-/** What a block of a reduction leaves for the last one. */
-struct Partial {
-  double sum;
-  long long nonfinite;
-};
+struct Partial; /* of block_sum.cuh */
 
 /** A pinned host block and the event behind its last copy. */
 struct Staging {

@@ -1,0 +1,25 @@
+import { assertEquals, assertMatch } from "@std/assert";
+import { ROOT, startProgram } from "./launch_replicas.ts";
+
+Deno.test("the CUDA kernels of the fused pass compute every loss, run on the host", async () => {
+  const directory = await Deno.makeTempDir();
+  try {
+    const program = `${directory}/reduce_kernels_test`;
+    const folder = `${ROOT}tests/cuda_emulation`;
+    const compiled = await startProgram("g++", [
+      "-std=c++17",
+      "-O1",
+      `-I${folder}`,
+      `-I${ROOT}kernels`,
+      `${folder}/reduce_kernels_test.cpp`,
+      "-o",
+      program,
+    ]).finished();
+    assertEquals(compiled.code, 0, compiled.stderr);
+    const { code, stdout } = await startProgram(program, []).finished();
+    assertEquals(code, 0, stdout);
+    assertMatch(stdout, /^\d{3,} checks, 0 failed$/m);
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+});
