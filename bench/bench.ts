@@ -11,36 +11,19 @@ import { parseArgs } from "@std/cli/parse-args";
 import { DDPLoss, Device, type Tensor } from "../mod.ts";
 import { TorchPeer } from "./torch_peer.ts";
 import { machine, writeSection } from "./results.ts";
+import { stepTable } from "./step.ts";
+import { cell, median, ROUNDS, time, TORCH_SECONDS } from "./timing.ts";
 
 const LOSSES = ["mae", "mse", "l2norm"];
 const ATOMS = {
   cpu: [1_300, 30_000, 1_000_000, 8_000_000],
   cuda: [1_300, 30_000, 1_000_000, 33_000_000],
 };
-const ROUNDS = 9;
-/** Seconds that one measurement in a round takes. */
-const SLICE = 0.05;
-const TORCH_SECONDS = 0.5;
 
 const args = parseArgs(Deno.args, {
   string: ["device"],
   default: { device: "cpu" },
 });
-
-function median(values: readonly number[]): number {
-  return [...values].sort((a, b) => a - b)[values.length >> 1]!;
-}
-
-/** Microseconds of one call, of as many calls back to back as fill a slice. */
-async function time(device: Device, call: () => void): Promise<number> {
-  for (let calls = 1;; calls *= 2) {
-    const start = performance.now();
-    for (let i = 0; i < calls; i++) call();
-    await device.synchronize();
-    const elapsed = performance.now() - start;
-    if (elapsed >= SLICE * 1e3) return elapsed / calls * 1e3;
-  }
-}
 
 function forces(device: Device, atoms: number): Tensor {
   const data = Float32Array.from(
@@ -110,9 +93,6 @@ async function measure(
   };
 }
 
-const number = (x: number | undefined, digits = 1): string =>
-  x === undefined ? "" : x.toFixed(digits);
-
 using device = await Device.open(args.device);
 await using peer = await TorchPeer.start();
 if (peer === undefined) {
@@ -141,15 +121,15 @@ for (const atoms of ATOMS[device.type]) {
     const cells = [
       atoms.toLocaleString("en").replaceAll(",", " "),
       loss,
-      number(microseconds),
-      number(row.fresh),
-      number(row.gigabytes),
-      number(row.copy),
-      number(row.ratio, 2),
-      number(torch),
-      number(torch && torch / microseconds),
+      cell(microseconds),
+      cell(row.fresh),
+      cell(row.gigabytes),
+      cell(row.copy),
+      cell(row.ratio, 2),
+      cell(torch),
+      cell(torch && torch / microseconds),
       ...(device.type === "cuda"
-        ? [number(compiled), number(compiled && compiled / microseconds)]
+        ? [cell(compiled), cell(compiled && compiled / microseconds)]
         : []),
     ];
     lines.push(`| ${cells.join(" | ")} |`);
@@ -165,5 +145,6 @@ const text = [
   "target read, grad written; medians of rounds in which copy and loss take turns.",
   `A call with no atoms takes ${floor.toFixed(2)} µs.`,
   lines.join("\n"),
+  await stepTable(device, peer),
 ].join("\n\n");
 await writeSection(device.type, text);

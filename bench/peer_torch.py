@@ -1,11 +1,14 @@
-"""The reference's loss step in PyTorch, timed on request.
+"""The reference's loss steps in PyTorch, timed on request.
 
 Reads requests from standard input, one JSON object a line:
   {"loss": "mae", "atoms": 1300, "seconds": 0.3, "device": "cpu", "mode": "eager"}
+  {"structures": 16, "atoms": 1300, …}
 and answers each with {"microseconds": 116.2}: the median time of one forward and
-backward of a DDP-style mean of that loss over float32 forces [atoms, 3], in the
-steps that fairchem's losses take: look for NaN and Inf, unreduced loss, sum,
-scale by replicas over samples, gradient with respect to the predictions.
+backward of a DDP-style mean over float32 numbers, in the steps that fairchem's
+losses take: look for NaN and Inf, unreduced loss, sum, scale by replicas over
+samples, gradient with respect to the predictions. The first is one loss of forces
+[atoms, 3]; the second energies (per_atom_mae), forces (l2norm) and stresses (mae)
+of a batch, their sum differentiated once.
 """
 
 import json
@@ -16,37 +19,76 @@ import time
 import torch
 
 
-def unreduced(loss, pred, target):
+def unreduced(loss, pred, target, natoms):
     if loss == "mae":
         return torch.nn.functional.l1_loss(pred, target, reduction="none")
     if loss == "mse":
         return torch.nn.functional.mse_loss(pred, target, reduction="none")
+    if loss == "per_atom_mae":
+        each = natoms.reshape(target.shape)
+        return torch.nn.functional.l1_loss(pred / each, target / each, reduction="none")
     return torch.linalg.vector_norm(pred - target, ord=2, dim=-1)
 
 
-def forward(loss, pred, target, check):
+def forward(loss, pred, target, natoms, check):
     if check and not torch.all(pred.isfinite()):
         pred = torch.nan_to_num(pred, nan=0.0)
-    each = unreduced(loss, pred, target)
+    each = unreduced(loss, pred, target, natoms)
     return torch.sum(each) * 1 / each.numel()
 
 
+def tasks_of(request):
+    """(loss, predictions, references) of each task, and atoms per structure."""
+    atoms, device = request["atoms"], request["device"]
+    if "loss" in request:
+        shapes = [(request["loss"], (atoms, 3))]
+        structures = 1
+    else:
+        structures = request["structures"]
+        shapes = [
+            ("per_atom_mae", (structures, 1)),
+            ("l2norm", (atoms, 3)),
+            ("mae", (structures, 9)),
+        ]
+    natoms = torch.full((structures,), atoms // structures, device=device)
+    tasks = [
+        (loss, torch.randn(shape, device=device, requires_grad=True), torch.randn(shape, device=device))
+        for loss, shape in shapes
+    ]
+    return tasks, natoms
+
+
 def stepper(request):
-    """One training step's loss: forward, backward, gradient."""
-    loss, device = request["loss"], request["device"]
-    pred = torch.randn(request["atoms"], 3, device=device, requires_grad=True)
-    target = torch.randn(request["atoms"], 3, device=device)
-    compiled = request["mode"] == "compile"
-    # torch.compile would break its graph at the check: the reference without it.
-    value = lambda: forward(loss, pred, target, check=not compiled)
-    if compiled:
+    """One training step's losses: forward, backward, gradients."""
+    tasks, natoms = tasks_of(request)
+    mode = request["mode"]
+
+    # Looking for NaN reads the device, which neither a compiled nor a captured
+    # step can do: the reference without it.
+    def value():
+        return sum(forward(*task, natoms, check=mode == "eager") for task in tasks)
+
+    if mode == "compile":
         value = torch.compile(value)
 
     def step():
-        pred.grad = None
+        for _, pred, _ in tasks:
+            pred.grad = None
         value().backward()
 
-    return step
+    if mode != "graph":
+        return step
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    for _, pred, _ in tasks:
+        pred.grad = None
+    with torch.cuda.graph(graph):
+        value().backward()
+    return graph.replay
 
 
 def measure(request):

@@ -2,13 +2,20 @@
 import { TextLineStream } from "@std/streams/text-line-stream";
 
 /** One timing, as bench/peer_torch.py takes it. */
-export interface TorchRequest {
-  readonly loss: string;
-  readonly atoms: number;
-  readonly seconds: number;
-  readonly device: string;
-  readonly mode: "eager" | "compile";
-}
+export type TorchRequest =
+  & {
+    readonly atoms: number;
+    readonly seconds: number;
+    readonly device: string;
+    /** As it is, by torch.compile, or captured in a CUDA graph. */
+    readonly mode: "eager" | "compile" | "graph";
+  }
+  & (
+    /** One loss of forces. */
+    | { readonly loss: string }
+    /** Energies, forces and stresses of a batch. */
+    | { readonly structures: number }
+  );
 
 /** A running bench/peer_torch.py. */
 export class TorchPeer {

@@ -61,7 +61,53 @@ Deno.test("findPlace() reads the variables of mpirun, with a port of the job's o
   assertEquals(mpi("a").masterAddr, "127.0.0.1");
   assertEquals(mpi("a").storePorts, mpi("a", "0").storePorts);
   assertEquals(mpi("a").storePorts[0] === mpi("b").storePorts[0], false);
-  assertEquals(place({ PMI_RANK: "1", PMI_SIZE: "3" }).rank, 1);
+  assertEquals(mpi("a").job === mpi("b").job, false);
+});
+
+Deno.test("findPlace() gives all ranks of MPICH's mpirun the same port", () => {
+  const hydra = (rank: string): ReturnType<typeof findPlace> =>
+    place({
+      PMI_RANK: rank,
+      PMI_SIZE: "3",
+      PMI_FD: rank === "0" ? "6" : "8",
+      PMI_ID: rank,
+      MPI_LOCALRANKID: rank,
+      MPI_LOCALNRANKS: "3",
+    });
+  const [zero, one] = [hydra("0"), hydra("1")];
+  assertEquals([one.rank, one.worldSize, one.localRank], [1, 3, 1]);
+  assertEquals([zero.storePorts, zero.job], [one.storePorts, one.job]);
+});
+
+Deno.test("findPlace() prefers Slurm's variables to PMI_RANK under srun --mpi=pmi2", () => {
+  const step = place({
+    PMI_RANK: "3",
+    PMI_SIZE: "4",
+    PMI_JOBID: "7.0",
+    SLURM_PROCID: "3",
+    SLURM_STEP_NUM_TASKS: "4",
+    SLURM_LOCALID: "1",
+    SLURM_STEP_NUM_NODES: "2",
+    SLURM_JOB_ID: "7",
+    SLURM_STEP_ID: "0",
+    MASTER_ADDR: "node1",
+  });
+  assertEquals([step.rank, step.worldSize, step.localRank], [3, 4, 1]);
+});
+
+Deno.test("findPlace() asks for MASTER_ADDR when it is empty and replicas are on several hosts", () => {
+  assertThrows(
+    () => place({ ...torchrun, MASTER_ADDR: "" }),
+    LaunchError,
+    "MASTER_ADDR is not set",
+  );
+});
+
+Deno.test("findPlace() tells jobs apart that share their candidate ports", () => {
+  const job = (port: string): string =>
+    place({ ...torchrun, TORCHELASTIC_RUN_ID: "none", MASTER_PORT: port }).job;
+  assertEquals(job("29500"), job("29500"));
+  assertEquals(job("29500") === job("29501"), false);
 });
 
 Deno.test("findPlace() reads the variables of srun", () => {
@@ -106,6 +152,8 @@ Deno.test("findPlace() rejects variables that are missing or make no sense", () 
       ["RANK", ""],
       ["WORLD_SIZE", "0"],
       ["LOCAL_RANK", "9"],
+      ["LOCAL_WORLD_SIZE", "two"],
+      ["LOCAL_WORLD_SIZE", "5"],
       ["MASTER_PORT", "70000"],
       ["MASTER_PORT", "http"],
     ] as const
@@ -116,4 +164,11 @@ Deno.test("findPlace() rejects variables that are missing or make no sense", () 
       `${name} is '${value}'`,
     );
   }
+  // Behind the last port there is none for the store.
+  assertThrows(
+    () =>
+      place({ ...torchrun, TORCHELASTIC_RUN_ID: "x", MASTER_PORT: "65535" }),
+    LaunchError,
+    "MASTER_PORT is '65535'",
+  );
 });

@@ -46,8 +46,12 @@ async function run(
       }),
   );
   const outcomes = jobs.map((job) => job.finished());
+  const hangs = setTimeout(() => {
+    for (const job of jobs) job.kill("SIGKILL");
+  }, timeout + 20_000);
   await Promise.all(outcomes.filter((_, rank) => !lost.includes(rank)));
   for (const rank of lost) jobs[rank]!.kill("SIGKILL");
+  clearTimeout(hangs);
   return await Promise.all(outcomes);
 }
 

@@ -257,7 +257,9 @@ Deno.test("replicas that wait in vain say which ranks are missing", async () => 
       )
     ),
   );
-  assertStringIncludes(errors[0]!.message, "rank 1, 3 and 4 did not come");
+  for (const error of errors) {
+    assertStringIncludes(error.message, "rank 1, 3 and 4 did not come");
+  }
   const alone = await assertRejects(
     () => join(1, 2, freePort(), { timeout: 300 }),
     RendezvousError,
@@ -308,3 +310,133 @@ Deno.test("an address that other hosts reach needs a secret", async () => {
     "set ATOMLOSS_SECRET",
   );
 });
+
+Deno.test("replicas of two jobs with the same secret and port do not mix", async () => {
+  const port = freePort();
+  const mine = join(0, 2, port, { timeout: 1_000, job: "mine" });
+  const other = assertRejects(
+    () => join(1, 2, port, { timeout: 300, job: "another" }),
+    RendezvousError,
+    "is it another job's",
+  );
+  const fails = assertRejects(() => mine, RendezvousError, "rank 1 did not");
+  await other;
+  await fails;
+});
+
+Deno.test("a replica that is ahead waits for the store of the next group", async () => {
+  const port = freePort();
+  const options = (job: string): { job: string } => ({ job });
+  const first = await Promise.all(
+    [0, 1, 2].map((rank) => join(rank, 3, port, options("first"))),
+  );
+  const zeroLeaves = first[0]!.leave();
+  await first[1]!.leave();
+  const ahead = join(1, 3, port, options("second"));
+  await first[2]!.leave();
+  await zeroLeaves;
+  const rest = [0, 2].map((rank) => join(rank, 3, port, options("second")));
+  const second = await Promise.all([ahead, ...rest]);
+  await Promise.all(second.map((rendezvous) => rendezvous.leave()));
+});
+
+Deno.test("replicas are told why rank 0 gave up, whether they wait for it or not", async () => {
+  const port = freePort();
+  const [zero, one, two] = await Promise.all(
+    [0, 1, 2].map((rank) => join(rank, 3, port)),
+  );
+  const waits = assertRejects(
+    () => one!.allGather("blob", bytes("1")),
+    RendezvousError,
+    "the rendezvous failed on rank 0: no network",
+  );
+  await new Promise((resolve) => setTimeout(resolve, 100)); // it waits now
+  await zero!.close(new Error("no network"));
+  await waits;
+  await assertRejects(
+    () => two!.allGather("blob", bytes("2")),
+    RendezvousError,
+    "the rendezvous failed on rank 0: no network",
+  );
+  await one!.close();
+  await two!.close();
+});
+
+Deno.test("every reply that is under way is sent before a store closes", async () => {
+  for (let i = 0; i < 20; i++) {
+    const server = StoreServer.listen(HOST, [0], SECRET);
+    const clients = await Promise.all(
+      Array.from({ length: 8 }, () => connect(server)),
+    );
+    const sets = clients.map((c, k) => c.set(`key ${k}`, bytes(`${k}`)));
+    // As rank 0 does: closes as soon as it has seen every key.
+    await Promise.all(
+      clients.keys().map(async (k) => {
+        const watcher = await connect(server);
+        await watcher.get(`key ${k}`, soon());
+        watcher.close();
+      }),
+    );
+    await server.close();
+    assertEquals(
+      await Promise.all(sets),
+      Array.from({ length: 8 }, (_, k) => bytes(`${k}`)),
+    );
+    for (const client of clients) client.close();
+  }
+});
+
+Deno.test("connect() keeps to its deadline when what listens says nothing", async () => {
+  using listener = Deno.listen({ hostname: HOST, port: 0 });
+  const start = performance.now();
+  await assertRejects(
+    () => StoreClient.connect(HOST, [listener.addr.port], SECRET, soon(500)),
+    RendezvousError,
+    "rank 0 is missing",
+  );
+  assert(performance.now() - start < 2_000);
+});
+
+Deno.test("a malformed request ends the connection that sent it, although it is authentic", () =>
+  withStore(async (server) => {
+    const good = await connect(server);
+    const requests = [
+      "null",
+      "{",
+      "[]",
+      '{"op":"set","key":{},"value":"x"}',
+      '{"op":"set","key":"k"}',
+      '{"op":"get","key":"k","wait":"long"}',
+      '{"op":"delete","key":"k"}',
+    ];
+    for (const request of requests) {
+      const conn = await Deno.connect({ hostname: HOST, port: server.port });
+      const frames = await FrameConnection.handshake(
+        conn,
+        SECRET,
+        false,
+      );
+      await frames.send(bytes(request));
+      assertEquals(await frames.receive(2_000), undefined, request);
+      frames.close();
+    }
+    assertEquals(await good.set("k", bytes("v")), bytes("v"));
+    good.close();
+  }));
+
+Deno.test("10 000 garbage frames leave memory bounded and the store at work", () =>
+  withStore(async (server) => {
+    const garbage = crypto.getRandomValues(new Uint8Array(1 << 12));
+    const before = Deno.memoryUsage().rss;
+    for (let batch = 0; batch < 200; batch++) {
+      await Promise.all(Array.from({ length: 50 }, async () => {
+        using conn = await Deno.connect({ hostname: HOST, port: server.port });
+        await conn.write(garbage).catch(() => {});
+      }));
+    }
+    const grown = Deno.memoryUsage().rss - before;
+    assert(grown < 100 << 20, `${grown} bytes more`);
+    const good = await connect(server);
+    assertEquals(await good.set("k", bytes("v")), bytes("v"));
+    good.close();
+  }));

@@ -1,5 +1,12 @@
-import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { ROOT, startProgram } from "./launch_replicas.ts";
+import {
+  assert,
+  assertEquals,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
+import { launch } from "../launch.ts";
+import { LaunchError } from "../mod.ts";
+import { type LaunchedJob, ROOT, startProgram } from "./launch_replicas.ts";
 
 interface Finished {
   readonly code: number;
@@ -11,9 +18,57 @@ function run(
   args: readonly string[],
   env: Record<string, string> = {},
 ): Promise<Finished> {
-  return startProgram(Deno.execPath(), ["run", "-A", "launch.ts", ...args], env)
-    .finished();
+  return start(args, env).finished();
 }
+
+function start(
+  args: readonly string[],
+  env: Record<string, string> = {},
+): LaunchedJob {
+  return startProgram(
+    Deno.execPath(),
+    ["run", "-A", "launch.ts", ...args],
+    env,
+  );
+}
+
+/** Whether a process is there; a zombie is not. */
+async function isAlive(pid: number): Promise<boolean> {
+  try {
+    return (await Deno.readTextFile(`/proc/${pid}/cmdline`)).length > 0;
+  } catch {
+    return false;
+  }
+}
+
+/** Process ids that replicas print, "pid 123", one a line. */
+async function readPids(job: LaunchedJob, count: number): Promise<number[]> {
+  const pids: number[] = [];
+  while (pids.length < count) {
+    const line = await job.nextLine();
+    if (line === undefined) throw new Error("the job ended early");
+    const match = /pid (\d+)/.exec(line);
+    if (match !== null) pids.push(Number(match[1]));
+  }
+  return pids;
+}
+
+/** Waits until none of the processes is there. */
+async function assertGone(pids: readonly number[], ms: number): Promise<void> {
+  const deadline = performance.now() + ms;
+  for (const pid of pids) {
+    while (await isAlive(pid)) {
+      assert(performance.now() < deadline, `pid ${pid} is left`);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+}
+
+/** Prints its own id and that of a process it starts, which holds its output open. */
+const WITH_CHILD =
+  `const child = new Deno.Command("sleep", { args: ["60"] }).spawn();
+   console.log("pid", Deno.pid);
+   console.log("pid", child.pid);`;
 
 /** Runs a script of the given text. */
 async function withScript(
@@ -151,4 +206,98 @@ Deno.test("replicas say so when their port is taken", async () => {
     stderr,
     `port ${listener.addr.port}: taken by another program`,
   );
+});
+
+Deno.test("launch.ts ends what its replicas have started", () =>
+  withScript(
+    `${WITH_CHILD}
+     if (Deno.env.get("RANK") === "1") Deno.exit(5);
+     await child.status;`,
+    async (script) => {
+      const began = performance.now();
+      const job = start(["--nproc-per-node", "2", script]);
+      const pids = await readPids(job, 4);
+      assertEquals((await job.finished()).code, 5);
+      assert(performance.now() - began < 15_000);
+      await assertGone(pids, 0);
+    },
+  ));
+
+for (const signal of ["SIGTERM", "SIGHUP"] as const) {
+  Deno.test(`launch.ts passes on ${signal}`, () =>
+    withScript(
+      `Deno.addSignalListener("${signal}", () => { console.log("got it"); Deno.exit(3); });
+       console.log("pid", Deno.pid);
+       await new Promise((resolve) => setTimeout(resolve, 60_000));`,
+      async (script) => {
+        const job = start(["--nproc-per-node", "2", script]);
+        await readPids(job, 2);
+        job.kill(signal);
+        const { code, stdout } = await job.finished();
+        assertEquals(code, 3);
+        assertEquals(stdout.match(/got it/g)?.length, 2);
+      },
+    ));
+}
+
+Deno.test("replicas end, with what they have started, when launch.ts is killed", () =>
+  withScript(`${WITH_CHILD}\nawait child.status;`, async (script) => {
+    const job = start(["--nproc-per-node", "2", script]);
+    const pids = await readPids(job, 4);
+    job.kill("SIGKILL");
+    assertEquals((await job.finished()).code, 137);
+    await assertGone(pids, 8_000);
+  }));
+
+Deno.test("launch.ts ends its replicas when nobody reads the output any more", () =>
+  withScript(
+    `console.error("pid", Deno.pid);
+     for (let i = 0;; i++) {
+       console.log("line", i);
+       await new Promise((resolve) => setTimeout(resolve, 10));
+     }`,
+    async (script) => {
+      const command =
+        `"$0" run -A launch.ts --nproc-per-node 2 "$1" 2>"$2" | head -n 1; echo "code $PIPESTATUS"`;
+      const log = await Deno.makeTempFile();
+      try {
+        const job = startProgram("bash", [
+          "-c",
+          command,
+          Deno.execPath(),
+          script,
+          log,
+        ]);
+        const { stdout } = await job.finished();
+        assertStringIncludes(stdout, "code 141");
+        const text = await Deno.readTextFile(log);
+        assertStringIncludes(text, "nobody reads the output any more");
+        const pids = [...text.matchAll(/pid (\d+)/g)].map((m) => Number(m[1]));
+        assertEquals(pids.length, 2);
+        await assertGone(pids, 0);
+      } finally {
+        await Deno.remove(log);
+      }
+    },
+  ));
+
+Deno.test("launch() runs a script, and throws LaunchError for options that cannot be", async () => {
+  await withScript("Deno.exit(4);", async (script) => {
+    assertEquals(await launch({ nprocPerNode: 2, script }), 4);
+  });
+  const script = "x.ts";
+  const cases = [
+    [{ nprocPerNode: 0 }, "--nproc-per-node is 0"],
+    [{ nprocPerNode: 1.5 }, "--nproc-per-node is 1.5"],
+    [{ nprocPerNode: 1, nodeRank: 1 }, "--node-rank is 1"],
+    [{ nprocPerNode: 1, nnodes: 0 }, "--nnodes is 0"],
+    [{ nprocPerNode: 1, masterPort: 70_000 }, "--master-port is 70000"],
+  ] as const;
+  for (const [options, message] of cases) {
+    await assertRejects(
+      () => launch({ ...options, script }),
+      LaunchError,
+      message,
+    );
+  }
 });
