@@ -1,4 +1,4 @@
-/** How libatomloss_cpu.so is compiled: g++, OpenMP, OpenBLAS, Gloo. */
+/** How libatomloss_cpu.so is compiled: g++, OpenBLAS, Gloo. */
 import { BuildError } from "../errors.ts";
 import { runProgram } from "./process.ts";
 import type { Recipe } from "./recipe.ts";
@@ -10,6 +10,7 @@ const SOURCES = [
   "cpu/losses.cpp",
   "cpu/matmul.cpp",
   "cpu/optimizers.cpp",
+  "cpu/parallel.cpp",
   "cpu/collectives.cpp",
 ];
 
@@ -30,7 +31,8 @@ const FLAGS = [
   "-std=c++17",
   "-O3",
   "-march=native",
-  "-fopenmp",
+  "-fopenmp-simd", // "#pragma omp simd": vectorise; no OpenMP threads
+  "-pthread",
   // Square roots and comparisons vectorise only without errno and FP traps.
   "-fno-math-errno",
   "-fno-trapping-math",
@@ -45,7 +47,7 @@ const X86_FLAGS = ["-mprefer-vector-width=512"];
 const LIBRARIES = [
   "-lopenblas",
   "-lgloo",
-  // The OpenMP threads sleep in this library: it must not be unmapped at exit.
+  // Threads sleep in this library: it must not be unmapped at exit.
   "-Wl,-z,nodelete",
 ];
 

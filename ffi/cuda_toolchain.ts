@@ -38,6 +38,8 @@ const FLAGS = [
   "-Xcompiler=-fPIC",
   "-I.",
   "--threads=0", // architectures in parallel
+  // The watchdog of a group may still sleep in it when the process ends.
+  "-Xlinker=-z,nodelete",
 ];
 
 /** Without a GPU to look at: A100, H100, and PTX for what comes after. */

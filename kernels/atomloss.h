@@ -1,7 +1,7 @@
 /**
  * The C ABI of atomloss: one header, two libraries.
  *
- * libatomloss_cpu.so (g++, OpenMP, OpenBLAS, Gloo) and libatomloss_cuda.so
+ * libatomloss_cpu.so (g++, OpenBLAS, Gloo) and libatomloss_cuda.so
  * (nvcc, cuBLAS, NCCL) export exactly these functions, so that what is above
  * them needs one symbol table and never asks which one it has.
  *

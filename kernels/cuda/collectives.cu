@@ -109,6 +109,7 @@ struct al_group {
   std::deque<Pending> pending;
   std::vector<cudaEvent_t> events; /* idle ones */
   bool closing = false;
+  bool finished = false; /* every collective is done: its result is good */
   std::thread watchdog;
 
   Slot slots[kSlots] = {};
@@ -139,7 +140,7 @@ struct al_group {
              code == AL_TIMEOUT ? "timed out after" : "failed, timeout",
              static_cast<long long>(timeout_ms), why);
     broken = text;
-    device->fail(code, broken);
+    if (!finished) device->fail(code, broken);
     if (communicator != nullptr) ncclCommAbort(communicator);
     communicator = nullptr;
     return al_fail(code, "%s", text);
@@ -291,6 +292,8 @@ al_status al_group_close(al_group* group) {
     }
     // It ends when nothing is under way: at the latest after the timeout.
     if (group->watchdog.joinable()) group->watchdog.join();
+    std::unique_lock<std::mutex> lock(group->mutex);
+    group->finished = true;
     if (group->communicator != nullptr) {
       // Peers may still be receiving what this rank sent: not by abort.
       ncclCommFinalize(group->communicator);
@@ -309,6 +312,7 @@ al_status al_group_close(al_group* group) {
     for (cudaEvent_t event : group->events) cudaEventDestroy(event);
     cudaFree(group->token);
     cudaGetLastError();
+    lock.unlock();
     delete group;
     return AL_OK;
   });
