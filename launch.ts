@@ -38,6 +38,12 @@ export interface LaunchOptions {
 /** Time that replicas have to end themselves before they are killed, in ms. */
 const GRACE = 3_000;
 
+/**
+ * Time in which a replica's failure may turn out to follow from another's, in
+ * ms: survivors can end before the system reports the one that was killed.
+ */
+const ATTRIBUTION = 100;
+
 const DEFAULT_PORT = 29500;
 
 /** What shells report for a program whose reader has gone: 128 and SIGPIPE. */
@@ -166,6 +172,18 @@ function ignoresHangup(): boolean {
   }
 }
 
+/** Why the job failed. */
+interface Failure {
+  readonly code: number;
+  readonly signal: Deno.Signal | null;
+  readonly reason: string;
+}
+
+/** The failure that the others follow from. */
+function firstOf(failures: readonly Failure[]): Failure {
+  return failures.find(({ signal }) => signal !== null) ?? failures[0]!;
+}
+
 /** Ends the replicas that it knows of if this process ends before stop(). */
 class Watchdog {
   readonly #process = new Deno.Command("sh", {
@@ -223,20 +241,35 @@ export async function launch(options: LaunchOptions): Promise<number> {
     }, GRACE);
   };
   const watchdog = new Watchdog();
-  const handlers = SIGNALS
-    .filter((signal) => signal !== "SIGHUP" || !ignoresHangup())
-    .map((signal) => [signal, (): void => end(signal)] as const);
+  // Deno's first listener makes it notice SIGHUP too, ignored or not: not to
+  // listen would end it.
+  const immune = ignoresHangup();
+  const handlers = SIGNALS.map((signal) =>
+    [signal, (): void => {
+      if (signal !== "SIGHUP" || !immune) end(signal);
+    }] as const
+  );
   for (const [signal, handler] of handlers) {
     Deno.addSignalListener(signal, handler);
   }
 
-  let code = 0;
-  const fail = (failure: number, reason: string): void => {
-    if (code !== 0) return;
-    code = failure;
+  const failures: Failure[] = [];
+  let cause: Failure | undefined;
+  let attribution: ReturnType<typeof setTimeout> | undefined;
+  const conclude = (): void => {
+    clearTimeout(attribution);
+    if (cause !== undefined || failures.length === 0) return;
+    cause = firstOf(failures);
     if (ending) return;
-    console.error(`launch: ${reason}; ending the others`);
+    const others = replicas.size > 0 ? "; ending the others" : "";
+    console.error(`launch: ${cause.reason}${others}`);
     end("SIGTERM");
+  };
+  const fail = (failure: Failure): void => {
+    failures.push(failure);
+    // Once they are being ended, the first to end is as good as any.
+    if (ending) conclude();
+    else attribution ??= setTimeout(conclude, ATTRIBUTION);
   };
   const run = async (
     rank: number,
@@ -247,17 +280,22 @@ export async function launch(options: LaunchOptions): Promise<number> {
       forwardLines(process.stderr, Deno.stderr, rank),
     ]).catch((error) => {
       if (!(error instanceof Deno.errors.BrokenPipe)) throw error;
-      fail(BROKEN_PIPE_CODE, "nobody reads the output any more");
+      fail({
+        code: BROKEN_PIPE_CODE,
+        signal: null,
+        reason: "nobody reads the output any more",
+      });
     });
     const status = await process.status;
     kill(process, "SIGKILL"); // what it has left behind
     replicas.delete(process);
     watchdog.watch(replicas);
-    if (!status.success) {
-      const how = status.signal === null
-        ? `ended with code ${status.code}`
-        : `was ended by ${status.signal}`;
-      fail(status.code, `rank ${rank} ${how}`);
+    const { code, signal } = status;
+    if (code !== 0) {
+      const how = signal === null
+        ? `ended with code ${code}`
+        : `was ended by ${signal}`;
+      fail({ code, signal, reason: `rank ${rank} ${how}` });
     }
     await output;
   };
@@ -284,17 +322,19 @@ export async function launch(options: LaunchOptions): Promise<number> {
       running.push(run(rank, process));
     }
     await Promise.all(running);
+    conclude();
   } finally {
     // Nothing is left to end, unless something above failed.
     for (const process of replicas) kill(process, "SIGKILL");
     await Promise.allSettled(running);
     clearTimeout(killer);
+    clearTimeout(attribution);
     for (const [signal, handler] of handlers) {
       Deno.removeSignalListener(signal, handler);
     }
     await watchdog.stop();
   }
-  return code;
+  return (cause as Failure | undefined)?.code ?? 0;
 }
 
 /** An option's value as an integer. */

@@ -109,10 +109,10 @@ function findLauncher(get: GetEnv): Launcher | undefined {
     const rank = get(launcher.rank);
     const worldSize = get(launcher.worldSize);
     // `srun --mpi=pmi2` sets PMI_RANK too, but MPICH's local rank is missing.
-    const slurms = launcher.rank === "PMI_RANK" &&
+    const startedBySrun = launcher.rank === "PMI_RANK" &&
       get("PMI_JOBID") !== undefined &&
       get("SLURM_STEP_NUM_TASKS") !== undefined;
-    if (slurms) continue;
+    if (startedBySrun) continue;
     if (rank !== undefined && worldSize !== undefined) return launcher;
     // Only the variables that a user sets by hand can be set by halves:
     // Slurm and MPI leave some of theirs in shells that run no step.

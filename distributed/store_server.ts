@@ -46,8 +46,9 @@ export class StoreServer {
   #stored = 0;
   /** Connections that have shown the secret, with the answer that is under way. */
   readonly #replicas = new Map<FrameConnection, Promise<void> | undefined>();
-  /** Why it closes, once it does. */
-  #closed: string | undefined;
+  #closed = false;
+  /** Why it was closed, if the job cannot go on. */
+  #failure: string | undefined;
 
   private constructor(listener: Deno.TcpListener, secret: string) {
     this.#listener = listener;
@@ -92,13 +93,13 @@ export class StoreServer {
   }
 
   async #accept(): Promise<void> {
-    while (this.#closed === undefined) {
+    while (!this.#closed) {
       let conn: Deno.Conn;
       try {
         conn = await this.#listener.accept();
       } catch {
         // Closed, or a connection that was gone before it was accepted.
-        if (this.#closed === undefined) {
+        if (!this.#closed) {
           await new Promise((next) => setTimeout(next, 10));
         }
         continue;
@@ -126,7 +127,6 @@ export class StoreServer {
         const answer = this.#respond(frames, payload);
         this.#replicas.set(frames, answer);
         await answer;
-        this.#replicas.set(frames, undefined);
         payload = await frames.receive();
       }
     } catch {
@@ -140,7 +140,13 @@ export class StoreServer {
   }
 
   async #respond(frames: FrameConnection, payload: Uint8Array): Promise<void> {
+    if (this.#closed) return; // close() tells it
     await this.#send(frames, await this.#answer(parseRequest(payload)));
+    // Closed meanwhile: what was just sent may not have said so.
+    if (this.#failure !== undefined) {
+      await this.#send(frames, { closed: this.#failure });
+    }
+    this.#replicas.set(frames, undefined);
   }
 
   async #send(frames: FrameConnection, reply: Reply): Promise<void> {
@@ -154,7 +160,7 @@ export class StoreServer {
     }
     const value = this.#values.get(request.key);
     if (value !== undefined) return { value };
-    return this.#closed === undefined ? {} : { closed: this.#closed };
+    return this.#failure === undefined ? {} : { closed: this.#failure };
   }
 
   /** Sets a key, or answers with the value that it has already. */
@@ -195,8 +201,9 @@ export class StoreServer {
    * @param failure Why the job cannot go on: the replicas are told.
    */
   async close(failure?: string): Promise<void> {
-    if (this.#closed !== undefined) return;
-    this.#closed = failure ?? "rank 0 has closed its store";
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#failure = failure;
     this.#listener.close();
     for (const wakes of [...this.#waiting.values()]) {
       for (const wake of [...wakes]) wake();

@@ -5,6 +5,7 @@ import {
   assertMatch,
   assertStringIncludes,
 } from "@std/assert";
+import { Device } from "../mod.ts";
 import { ROOT, startProgram } from "./launch_replicas.ts";
 
 /** What one replica left. */
@@ -27,6 +28,8 @@ async function run(
   scenario: string,
   { worldSize = 2, timeout = 10_000, lost = [] as number[] } = {},
 ): Promise<Outcome[]> {
+  // Not in the time of the replicas: to build the library takes long.
+  (await Device.open("cpu")).dispose();
   const port = String(freePort());
   const jobs = Array.from(
     { length: worldSize },

@@ -301,3 +301,40 @@ Deno.test("launch() runs a script, and throws LaunchError for options that canno
     );
   }
 });
+
+Deno.test("launch.ts names the replica that was killed, not one that ended because of it", () =>
+  withScript(
+    `const flag = import.meta.filename + ".flag";
+     if (Deno.env.get("RANK") === "0") {
+       Deno.writeTextFileSync(flag, "");
+       Deno.exit(7);
+     }
+     while (!await Deno.stat(flag).catch(() => undefined)) {
+       await new Promise((resolve) => setTimeout(resolve, 2));
+     }
+     Deno.removeSync(flag);
+     Deno.kill(Deno.pid, "SIGKILL");`,
+    async (script) => {
+      const { code, stderr } = await run(["--nproc-per-node", "2", script]);
+      assertEquals(code, 137);
+      assertStringIncludes(stderr, "launch: rank 1 was ended by SIGKILL");
+    },
+  ));
+
+Deno.test("launch.ts under nohup outlives the terminal", () =>
+  withScript(
+    `console.log("pid", Deno.pid);
+     await new Promise((resolve) => setTimeout(resolve, 1_000));
+     console.log("done");`,
+    async (script) => {
+      const job = startProgram("nohup", [
+        Deno.execPath(),
+        ...["run", "-A", "launch.ts", "--nproc-per-node", "1", script],
+      ]);
+      await readPids(job, 1);
+      job.kill("SIGHUP");
+      const { code, stdout } = await job.finished();
+      assertEquals(code, 0);
+      assertStringIncludes(stdout, "[rank 0] done");
+    },
+  ));

@@ -19,8 +19,14 @@
 namespace atomloss {
 namespace {
 
-/** Looks that a thread takes for new work before it sleeps: some 20 us. */
-constexpr int kLooks = 1000;
+/**
+ * Looks that a thread takes for new work before it sleeps: some 0.3 ms. Less
+ * than a wake-up takes, and it would always come too late for small work.
+ */
+constexpr int kLooks = 10000;
+
+/** Looks that a caller takes before it lets a thread that is inside run. */
+constexpr int kLooksBeforeYield = 100;
 
 /** Pieces per thread: large, so that each reads a long stretch of memory. */
 constexpr int64_t kPieces = 8;
@@ -30,6 +36,9 @@ void pause() {
   _mm_pause();
 #endif
 }
+
+/** Processors fetch lines of 64 bytes in pairs. */
+constexpr size_t kLine = 128;
 
 class Pool {
  public:
@@ -63,7 +72,8 @@ class Pool {
     open_ = 0;
     for (int looks = 0; inside_ > 0; ++looks) {
       pause();
-      if (looks % kLooks == kLooks - 1) std::this_thread::yield();
+      if (looks % kLooksBeforeYield == kLooksBeforeYield - 1)
+        std::this_thread::yield();
     }
   }
 
@@ -115,10 +125,13 @@ class Pool {
   int64_t blocks_ = 0;
   int64_t piece_ = 1;
 
-  std::atomic<int64_t> next_{0};  /* first block that nobody has taken */
-  std::atomic<uint64_t> job_{0};  /* number of the latest job */
+  /* On lines of their own: one is polled while another is counted up. */
+  alignas(kLine) std::atomic<int64_t> next_{
+      0}; /* first block that nobody has taken */
+  alignas(kLine) std::atomic<uint64_t> job_{0}; /* number of the latest job */
   std::atomic<uint64_t> open_{0}; /* number of the job to work on, or 0 */
-  std::atomic<int> inside_{0};    /* helpers that may be at work on it */
+  alignas(kLine) std::atomic<int> inside_{
+      0}; /* helpers that may be at work on it */
 
   std::mutex sleep_;
   std::condition_variable wake_;
