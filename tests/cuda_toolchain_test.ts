@@ -86,7 +86,8 @@ Deno.test({
     const { code, stdout, stderr } = await job.finished();
     assertEquals(code, 0);
     assertEquals(stdout, "cpu\n");
-    assertEquals(
+    // (Before it, the first time on a machine, that the library is compiled.)
+    assertStringIncludes(
       stderr,
       "atomloss: using the CPU: there is no NVIDIA driver\n",
     );
