@@ -111,9 +111,10 @@ class ParameterList {
         `step needs ${this.#params.length} gradients, one per parameter, and got ${grads.length}`,
       );
     }
-    this.#params.forEach((param, i) =>
-      checkLike(param, grads[i]!, `gradient ${i}`)
-    );
+    this.#params.forEach((param, i) => {
+      param.pointer; // throws if it was disposed, before anything is changed
+      checkLike(param, grads[i]!, `gradient ${i}`);
+    });
     return this.groups.map((group) =>
       pointers(group.indices.map((i) => grads[i]!))
     );

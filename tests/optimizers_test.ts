@@ -2,6 +2,7 @@ import { assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
 import {
   Adam,
   ArgumentError,
+  DisposedError,
   type DType,
   DTypeError,
   SGD,
@@ -203,6 +204,11 @@ testOnDevices(
     assertThrows(() => adam.step([]), ArgumentError, "1 gradients");
     assertThrows(() => adam.step([short]), ShapeError);
     assertThrows(() => adam.step([double]), DTypeError);
+    const gone = device.zeros([3]);
+    using other = new Adam([gone]);
+    gone.dispose();
+    assertThrows(() => other.step([param]), DisposedError);
+    assertEquals(other.steps, 0);
     assertEquals(adam.steps, 0);
   },
 );
