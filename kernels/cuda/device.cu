@@ -26,7 +26,9 @@ constexpr size_t kUploadBlocks = 4;
  * model. */
 constexpr unsigned kEventFlags = cudaEventDisableTiming | cudaEventBlockingSync;
 
+/** A new block of the pool, or nullptr if there is no room for it. */
 void* allocate(al_device* device, int64_t size) {
+  if (size > device->total_bytes) return nullptr;  // no pool takes such a size
   void* memory = nullptr;
   const cudaError_t code =
       cudaMallocAsync(&memory, static_cast<size_t>(size), device->compute);
@@ -155,6 +157,9 @@ al_status al_device_open(int32_t ordinal, al_device** out) {
     device->ordinal = ordinal;
     AL_CHECK(cudaDeviceGetAttribute(&device->processors,
                                     cudaDevAttrMultiProcessorCount, ordinal));
+    size_t free = 0, total = 0;
+    AL_CHECK(cudaMemGetInfo(&free, &total));
+    device->total_bytes = static_cast<int64_t>(total);
     AL_CHECK(
         cudaStreamCreateWithFlags(&device->compute, cudaStreamNonBlocking));
     AL_CHECK(

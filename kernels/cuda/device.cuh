@@ -32,6 +32,7 @@ constexpr int kBlocksPerProcessor = 64;
 struct al_device {
   int ordinal;
   int processors;        /* streaming multiprocessors */
+  int64_t total_bytes;   /* of its memory */
   cudaStream_t compute;  /* losses, copies, products, steps, in call order */
   cudaStream_t transfer; /* collectives */
   atomloss::BlockCache blocks{INT64_MAX};
