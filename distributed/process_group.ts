@@ -6,8 +6,8 @@ import {
   DisposedError,
   DTypeError,
 } from "../errors.ts";
-import type { Library } from "../ffi/library.ts";
-import { type Device, type NativeDevice, nativeOf } from "../tensor/device.ts";
+import { NativeHandle } from "../ffi/native_handle.ts";
+import { type Device, nativeOf } from "../tensor/device.ts";
 import { type DType, dtypeCode, isFloating } from "../tensor/dtype.ts";
 import { checkTensor, type Tensor } from "../tensor/tensor.ts";
 import { findPlace, type Place } from "./environment.ts";
@@ -38,45 +38,20 @@ const DEFAULT_TIMEOUT = 300_000;
 /** Bytes of a blob for each replica of the job: an address, or an id. */
 const BLOB_BYTES_PER_RANK = 256;
 
-/** A group's side of the C ABI. */
-interface NativeGroup {
-  readonly library: Library;
-  readonly device: NativeDevice;
-  readonly handle: NonNullable<Deno.PointerValue>;
-  /** Calls that run on other threads: the handle must outlive them. */
-  running: number;
-  closed: boolean;
-}
-
-/** Closes a group, once no other thread uses it. Safe to call again. */
-function close(native: NativeGroup): void {
-  if (native.closed) return;
-  native.closed = true;
-  if (native.running === 0) free(native);
-}
-
-function free(native: NativeGroup): void {
-  // A closed device has taken the group's streams with it.
-  if (native.device.closed) return;
-  native.library.check(native.library.symbols.al_group_close(native.handle));
-}
-
-/** Runs a call on another thread, whose status it gives. */
-async function onThread(
-  native: NativeGroup,
+/** Runs a call of a group on another thread, whose status it gives. */
+function onThread(
+  group: NativeHandle,
+  device: Device,
   call: () => Promise<number>,
 ): Promise<number> {
-  native.running++;
-  try {
-    return await call();
-  } finally {
-    native.running--;
-    if (native.closed && native.running === 0) free(native);
-  }
+  // The group within its device, so that it is the first to be released.
+  return nativeOf(device).onThread(() => group.onThread(call));
 }
 
 /** Closes groups that were never disposed. */
-const registry = new FinalizationRegistry<NativeGroup>(close);
+const registry = new FinalizationRegistry<NativeHandle>((group) =>
+  group.close()
+);
 
 /** Makes the native group: every replica publishes a blob and reads those of all. */
 async function connect(
@@ -84,7 +59,7 @@ async function connect(
   device: Device,
   rendezvous: Rendezvous,
   timeout: number,
-): Promise<NativeGroup> {
+): Promise<NativeHandle> {
   const nativeDevice = nativeOf(device);
   const { library } = nativeDevice;
   const { symbols } = library;
@@ -105,13 +80,11 @@ async function connect(
       handle,
     ),
   );
-  const native: NativeGroup = {
-    library,
-    device: nativeDevice,
-    handle: Deno.UnsafePointer.create(handle[0]!)!,
-    running: 0,
-    closed: false,
-  };
+  const native = new NativeHandle(library, handle[0]!, (group) => {
+    // A device that is gone has taken the group's streams with it.
+    if (nativeDevice.released) return;
+    library.check(symbols.al_group_close(group.handle));
+  });
   try {
     const blobs = await rendezvous.allGather(
       "blob",
@@ -125,13 +98,14 @@ async function connect(
     }
     const status = await onThread(
       native,
+      device,
       () => symbols.al_group_connect(native.handle, all, BigInt(all.length)),
     );
     all.fill(0); // so that it lives until the other thread has read it
     library.check(status);
     return native;
   } catch (error) {
-    close(native);
+    native.close();
     throw error;
   }
 }
@@ -139,7 +113,7 @@ async function connect(
 /** Groups that this process has made with others so far. */
 let groups = 0;
 
-let friend: (group: ProcessGroup) => NativeGroup | undefined;
+let friend: (group: ProcessGroup) => NativeHandle | undefined;
 
 /**
  * The replicas of a data-parallel job: who this one is, and collectives over
@@ -172,7 +146,7 @@ export class ProcessGroup {
   /** Where the tensors of the collectives are. */
   readonly device: Device;
   /** undefined for a replica that is alone. */
-  readonly #native: NativeGroup | undefined;
+  readonly #native: NativeHandle | undefined;
   #disposed = false;
 
   static {
@@ -182,7 +156,7 @@ export class ProcessGroup {
   private constructor(
     place: Place,
     device: Device,
-    native: NativeGroup | undefined,
+    native: NativeHandle | undefined,
   ) {
     this.rank = place.rank;
     this.localRank = place.localRank;
@@ -229,7 +203,7 @@ export class ProcessGroup {
       secret,
       timeout,
     );
-    let native: NativeGroup;
+    let native: NativeHandle;
     try {
       native = await connect(place, device, rendezvous, timeout);
     } catch (error) {
@@ -239,7 +213,7 @@ export class ProcessGroup {
     try {
       await rendezvous.leave();
     } catch (error) {
-      close(native);
+      native.close();
       throw error;
     }
     groups++;
@@ -247,7 +221,7 @@ export class ProcessGroup {
   }
 
   /** The native group, if there is one. Throws if this group was disposed. */
-  #open(): NativeGroup | undefined {
+  #open(): NativeHandle | undefined {
     if (this.#disposed || this.#native?.closed) {
       throw new DisposedError("this ProcessGroup was disposed");
     }
@@ -371,6 +345,7 @@ export class ProcessGroup {
     native.library.check(
       await onThread(
         native,
+        this.device,
         () => native.library.symbols.al_barrier(native.handle),
       ),
     );
@@ -382,7 +357,7 @@ export class ProcessGroup {
     this.#disposed = true;
     if (this.#native === undefined) return;
     registry.unregister(this);
-    close(this.#native);
+    this.#native.close();
   }
 
   /** The same as disposing. */

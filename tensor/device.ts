@@ -6,18 +6,11 @@ import {
   DisposedError,
 } from "../errors.ts";
 import { type Backend, Library } from "../ffi/library.ts";
+import { NativeHandle } from "../ffi/native_handle.ts";
 import { hasNvidiaDriver } from "../ffi/nvidia_driver.ts";
 import type { DType, TensorData } from "./dtype.ts";
 import { Tensor } from "./tensor.ts";
 import type { Shape } from "./shape.ts";
-
-/** A device's side of the C ABI, for the modules of this package. */
-export interface NativeDevice {
-  readonly library: Library;
-  readonly handle: NonNullable<Deno.PointerValue>;
-  /** Set when the handle is gone, so that late finalizers leave it alone. */
-  closed: boolean;
-}
 
 /** What memory a device holds for this process, in bytes. */
 export interface MemoryState {
@@ -67,17 +60,12 @@ function parseDevice(
   };
 }
 
-/** Closes a device, which frees all its memory. Safe to call again. */
-function close(native: NativeDevice): void {
-  if (native.closed) return;
-  native.closed = true;
-  native.library.check(native.library.symbols.al_device_close(native.handle));
-}
-
 /** Closes devices that were never disposed. */
-const registry = new FinalizationRegistry<NativeDevice>(close);
+const registry = new FinalizationRegistry<NativeHandle>((native) =>
+  native.close()
+);
 
-let friend: (device: Device) => NativeDevice;
+let friend: (device: Device) => NativeHandle;
 
 /**
  * A place for tensors and computation: the CPU or one NVIDIA GPU.
@@ -99,7 +87,7 @@ export class Device {
   readonly name: string;
   /** "cpu" or "cuda". */
   readonly type: "cpu" | "cuda";
-  readonly #native: NativeDevice;
+  readonly #native: NativeHandle;
 
   static {
     friend = (device) => {
@@ -110,7 +98,7 @@ export class Device {
     };
   }
 
-  private constructor(type: Backend, ordinal: number, native: NativeDevice) {
+  private constructor(type: Backend, ordinal: number, native: NativeHandle) {
     this.type = type;
     this.name = type === "cpu" ? "cpu" : `${type}:${ordinal}`;
     this.#native = native;
@@ -154,11 +142,12 @@ export class Device {
     const library = await Library.get(backend);
     const handle = new BigUint64Array(1);
     library.check(library.symbols.al_device_open(ordinal, handle));
-    return new Device(backend, ordinal, {
+    const native = new NativeHandle(
       library,
-      handle: Deno.UnsafePointer.create(handle[0]!)!,
-      closed: false,
-    });
+      handle[0]!,
+      ({ handle }) => library.check(library.symbols.al_device_close(handle)),
+    );
+    return new Device(backend, ordinal, native);
   }
 
   /** How many devices of a type there are; 0 GPUs on a machine without a driver. */
@@ -204,8 +193,11 @@ export class Device {
 
   /** Waits until all that was enqueued is done. Does not block the event loop. */
   async synchronize(): Promise<void> {
-    const { library, handle } = friend(this);
-    library.check(await library.symbols.al_synchronize(handle));
+    const native = friend(this);
+    const { library, handle } = native;
+    library.check(
+      await native.onThread(() => library.symbols.al_synchronize(handle)),
+    );
   }
 
   /** What memory this process uses on the device. */
@@ -220,7 +212,7 @@ export class Device {
   /** Frees the device and every tensor on it. Safe to call again. */
   [Symbol.dispose](): void {
     registry.unregister(this);
-    close(this.#native);
+    this.#native.close();
   }
 
   /** The same as disposing. */
@@ -235,6 +227,6 @@ export class Device {
 }
 
 /** The native side of a device. Throws if it was disposed. */
-export function nativeOf(device: Device): NativeDevice {
+export function nativeOf(device: Device): NativeHandle {
   return friend(device);
 }

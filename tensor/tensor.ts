@@ -6,7 +6,8 @@ import {
   DTypeError,
   ShapeError,
 } from "../errors.ts";
-import { type Device, type NativeDevice, nativeOf } from "./device.ts";
+import type { NativeHandle } from "../ffi/native_handle.ts";
+import { type Device, nativeOf } from "./device.ts";
 import {
   checkArray,
   checkDType,
@@ -22,7 +23,7 @@ type Pointer = NonNullable<Deno.PointerValue>;
 
 /** What a finalizer needs to free a tensor's memory. */
 interface Memory {
-  readonly native: NativeDevice;
+  readonly native: NativeHandle;
   readonly pointer: Pointer;
   /** Tensors that share it: it is freed with the last of them. */
   owners: number;
@@ -31,8 +32,8 @@ interface Memory {
 function free(memory: Memory): void {
   if (--memory.owners > 0) return;
   const { native, pointer } = memory;
-  // A closed device has freed its memory already.
-  if (native.closed) return;
+  // A device that is gone has freed its memory already.
+  if (native.released) return;
   native.library.check(native.library.symbols.al_free(native.handle, pointer));
 }
 
@@ -251,7 +252,8 @@ export class Tensor {
   }
 
   async #download(out: TensorData): Promise<void> {
-    const { library, handle } = nativeOf(this.device);
+    const native = nativeOf(this.device);
+    const { library, handle } = native;
     const bytes = BigInt(out.byteLength);
     const ticket = new BigInt64Array(1);
     library.check(
@@ -260,7 +262,9 @@ export class Tensor {
     // Ticket 0: the bytes are here.
     if (ticket[0] === 0n) return;
     library.check(
-      await library.symbols.al_download_wait(handle, ticket[0]!, out, bytes),
+      await native.onThread(() =>
+        library.symbols.al_download_wait(handle, ticket[0]!, out, bytes)
+      ),
     );
   }
 

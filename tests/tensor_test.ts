@@ -257,3 +257,16 @@ Deno.test("tensors of two devices cannot be mixed", async () => {
 Deno.test("Device.count() counts one CPU", async () => {
   assertEquals(await Device.count("cpu"), 1);
 });
+
+testOnDevices(
+  "a device may be disposed while data() and synchronize() are under way",
+  async (outer) => {
+    const device = await Device.open(outer.name);
+    const tensor = device.tensor(new Float32Array([1, 2, 3]));
+    const [data, done] = [tensor.data(), device.synchronize()];
+    device.dispose();
+    assertEquals(await data, new Float32Array([1, 2, 3]));
+    await done;
+    assert(tensor.disposed);
+  },
+);
