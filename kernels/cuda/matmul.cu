@@ -1,8 +1,12 @@
 /**
  * Matrix product by cuBLAS, which is column-major: a row-major matrix is to it
  * the transposed one, so c = op(a) op(b) is computed as c' = op(b)' op(a)'.
- * float32 in float32 (no TF32), half precision with float32 sums.
+ * float32 in float32 (in TF32 only if ATOMLOSS_ALLOW_TF32=1), half precision
+ * with float32 sums.
  */
+#include <cstdlib>
+#include <cstring>
+
 #include "device.cuh"
 #include "dispatch.h"
 
@@ -14,7 +18,11 @@ cublasHandle_t blas(al_device* device) {
   if (device->blas == nullptr) {
     AL_CHECK(cublasCreate(&device->blas));
     AL_CHECK(cublasSetStream(device->blas, device->compute));
-    AL_CHECK(cublasSetMathMode(device->blas, CUBLAS_DEFAULT_MATH));
+    const char* const tf32 = std::getenv("ATOMLOSS_ALLOW_TF32");
+    AL_CHECK(cublasSetMathMode(device->blas,
+                               tf32 != nullptr && strcmp(tf32, "1") == 0
+                                   ? CUBLAS_TF32_TENSOR_OP_MATH
+                                   : CUBLAS_DEFAULT_MATH));
   }
   return device->blas;
 }
