@@ -33,10 +33,11 @@ export { NativeLoss } from "./loss/native_loss.ts";
 export { registerLoss } from "./loss/registry.ts";
 export {
   DDPLoss,
-  type DDPLossOptions,
+  type ReduceOptions,
   type Reduction,
-  type ValueAndGrad,
 } from "./loss/ddp_loss.ts";
+export type { ReducedLossOptions, ValueAndGrad } from "./loss/reduction.ts";
+export { Normalizer } from "./loss/normalizer.ts";
 export {
   type GroupBackend,
   ProcessGroup,

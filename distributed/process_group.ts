@@ -1,7 +1,6 @@
 /** The replicas of a job and the collectives between them. */
 import {
   ArgumentError,
-  CollectiveError,
   DeviceError,
   DisposedError,
   DTypeError,
@@ -9,7 +8,7 @@ import {
 import { NativeHandle } from "../ffi/native_handle.ts";
 import { type Device, nativeOf } from "../tensor/device.ts";
 import { type DType, dtypeCode, isFloating } from "../tensor/dtype.ts";
-import { checkTensor, type Tensor } from "../tensor/tensor.ts";
+import { checkTensor, Tensor } from "../tensor/tensor.ts";
 import { findPlace, type Place } from "./environment.ts";
 import { Rendezvous } from "./rendezvous.ts";
 
@@ -367,24 +366,28 @@ export class ProcessGroup {
 }
 
 /**
- * Sums counts over the replicas into device memory (doubles), in one collective
- * that does not delay the device's own work. For the losses of this package.
+ * Sums counts over the replicas into a float64 tensor, in one collective: those
+ * of the host do not delay the device's own work, those of a tensor (int64)
+ * come behind what computes them. For the losses of this package.
  */
 export function countAllReduce(
-  group: ProcessGroup,
-  counts: BigInt64Array<ArrayBuffer>,
-  totals: Deno.PointerValue,
+  device: Device,
+  group: ProcessGroup | undefined,
+  counts: readonly number[] | Tensor,
+  minimum: number,
+  totals: Tensor,
 ): void {
-  const native = friend(group);
-  if (native === undefined) {
-    throw new CollectiveError("a group of one replica has nothing to count");
-  }
-  native.library.check(
-    native.library.symbols.al_count_all_reduce(
-      native.handle,
-      counts.length,
-      counts,
-      totals,
+  const onDevice = counts instanceof Tensor;
+  const { library, handle } = nativeOf(device);
+  library.check(
+    library.symbols.al_count_all_reduce(
+      handle,
+      (group === undefined ? undefined : friend(group))?.handle ?? null,
+      totals.size,
+      onDevice ? null : BigInt64Array.from(counts, BigInt),
+      onDevice ? counts.pointer : null,
+      minimum,
+      totals.pointer,
     ),
   );
 }

@@ -11,6 +11,8 @@ const SOURCES = [
   "cpu/matmul.cpp",
   "cpu/optimizers.cpp",
   "cpu/parallel.cpp",
+  "cpu/reduce.cpp",
+  "cpu/samples.cpp",
   "cpu/collectives.cpp",
 ];
 
@@ -23,6 +25,7 @@ const HEADERS = [
   "optimizer_ops.h",
   "status.h",
 
+  "cpu/loss_input.h",
   "cpu/parallel.h",
   "cpu/stream.h",
 ];

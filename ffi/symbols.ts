@@ -94,13 +94,21 @@ export const symbols = {
     parameters: [...lossInput, /* grad_output */ memory, /* grad */ memory],
     result: status,
   },
+  al_count_samples: {
+    parameters: [
+      device,
+      /* count */ "i32",
+      /* tasks */ host,
+      /* counts */ memory,
+    ],
+    result: status,
+  },
   al_loss_reduce: {
     parameters: [
-      ...lossInput,
-      /* scale */ "f64",
-      /* normalizer */ memory,
-      /* result */ memory,
-      /* grad */ memory,
+      device,
+      /* count */ "i32",
+      /* tasks */ host,
+      /* total */ memory,
     ],
     result: status,
   },
@@ -246,7 +254,15 @@ export const symbols = {
     result: status,
   },
   al_count_all_reduce: {
-    parameters: [group, /* n */ "i32", /* counts */ host, /* totals */ memory],
+    parameters: [
+      device,
+      group,
+      /* n */ "i32",
+      /* counts */ host,
+      /* device_counts */ memory,
+      /* minimum */ "f64",
+      /* totals */ memory,
+    ],
     result: status,
   },
   al_barrier: { parameters: [group], result: status, nonblocking: true },

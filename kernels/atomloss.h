@@ -29,7 +29,7 @@ extern "C" {
 #endif
 
 /** Raised whenever a signature or a meaning below changes. */
-#define AL_ABI_VERSION 1
+#define AL_ABI_VERSION 2
 
 typedef int32_t al_status;
 
@@ -66,9 +66,9 @@ typedef struct al_device al_device;
 typedef struct al_group al_group;
 
 /**
- * Where a reduced loss goes, in device memory: `value` is a double for float64
- * inputs and a float (the first 4 bytes) for every other dtype, so that a loss
- * of half-precision numbers cannot overflow.
+ * Where a reduced loss goes, in device memory: `value` is a double or, in the
+ * first 4 bytes, a float, which a sum of half-precision numbers cannot overflow
+ * either.
  */
 typedef struct {
   double value;
@@ -155,22 +155,69 @@ al_status al_loss_backward(al_device* device, int32_t loss, int32_t dtype,
                            int64_t rows, int64_t cols, const void* grad_output,
                            void* grad);
 
+/** What al_loss_task.flags holds. */
+typedef enum {
+  AL_MASK_PER_ROW = 1,   /* mask is [rows], not as the unreduced loss */
+  AL_ZERO_NONFINITE = 2, /* in target, and a result that is NaN, count as 0 */
+  AL_PER_STRUCTURE = 4   /* entries weigh 1 / (free rows of their structure) */
+} al_task_flags;
+
 /**
- * The fused pass of DDPLoss: reads pred and target once and writes
- *   result->value = factor * sum of the unreduced loss
- *   grad          = factor * d sum / d pred            (NULL: not wanted)
- * with factor = scale / *normalizer, or scale if normalizer (a double in
- * device memory) is NULL. In pred NaN counts as 0 and an infinity as the
+ * A loss to be reduced, one of those that share a launch. The struct is host
+ * memory, what it points at device memory.
+ */
+typedef struct {
+  const void* pred;    /* [rows, cols], in dtype */
+  const void* target;  /* like pred */
+  const void* natoms;  /* in natoms_dtype: [rows] for a loss that uses it,
+                          [structures] with AL_PER_STRUCTURE; or NULL */
+  const uint8_t* mask; /* entries that count; NULL: all */
+  void* row_weights;   /* AL_PER_STRUCTURE: [rows], which al_count_samples
+                          writes; double for float64, otherwise float */
+  void* grad;          /* like pred; NULL: not wanted */
+  al_loss_result* result;
+  const double* normalizer; /* NULL: 1 */
+  double scale;
+  int64_t rows;
+  int64_t cols;
+  int64_t structures; /* with AL_PER_STRUCTURE */
+  int32_t loss;
+  int32_t dtype;
+  int32_t natoms_dtype; /* AL_INT32 or AL_INT64 */
+  int32_t value_dtype;  /* of the result: AL_FLOAT32 or AL_FLOAT64 */
+  int32_t flags;
+  int32_t reserved; /* 0 */
+} al_loss_task;
+
+/**
+ * counts[i] (device memory) = the samples of task i: the entries of its
+ * unreduced loss that its mask leaves. With AL_PER_STRUCTURE it writes
+ * row_weights, 1 / (rows of the structure that the mask leaves, or all of them
+ * if it leaves none), and counts the structures whose weighted loss is not 0.
+ * Where natoms does not add up to rows, rows left over weigh 0.
+ */
+al_status al_count_samples(al_device* device, int32_t count,
+                           const al_loss_task* tasks, int64_t* counts);
+
+/**
+ * The fused pass, one launch for all tasks: reads pred and target once and
+ * writes for each
+ *   result->value = factor * sum of weight * unreduced loss
+ *   grad          = its gradient with respect to pred
+ * with factor = scale / *normalizer, and weight 0 where the mask is 0,
+ * otherwise row_weights or 1. In pred NaN counts as 0 and an infinity as the
  * largest finite number of its sign; the gradient there is 0 and
  * result->nonfinite counts them.
+ *
+ * total, if not NULL, gets the sums over the tasks; its value is a double.
  */
-al_status al_loss_reduce(al_device* device, int32_t loss, int32_t dtype,
-                         const void* pred, const void* target,
-                         const void* natoms, int32_t natoms_dtype, int64_t rows,
-                         int64_t cols, double scale, const double* normalizer,
-                         al_loss_result* result, void* grad);
+al_status al_loss_reduce(al_device* device, int32_t count,
+                         const al_loss_task* tasks, al_loss_result* total);
 
-/** result->value = factor * sum of x, factor as above; nonfinite = 0. */
+/**
+ * result->value = factor * sum of x, factor as above, a double if x is float64
+ * and a float otherwise; nonfinite = 0.
+ */
 al_status al_sum(al_device* device, int32_t dtype, const void* x, int64_t n,
                  double scale, const double* normalizer,
                  al_loss_result* result);
@@ -251,11 +298,15 @@ al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
                        int32_t root);
 
 /**
- * totals[i] (device memory) = sum over the replicas of counts[i] (host
- * memory), in one collective that does not delay the device's own work;
- * what reads totals on this device afterwards is ordered behind it.
+ * totals[i] (device memory) = the sum over the replicas of counts[i] (host
+ * memory, or device_counts[i] in device memory if counts is NULL), or minimum
+ * where that is larger. One collective; with counts it does not delay the
+ * device's own work. What reads totals on this device afterwards is ordered
+ * behind it. group NULL: this replica alone.
  */
-al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
+al_status al_count_all_reduce(al_device* device, al_group* group, int32_t n,
+                              const int64_t* counts,
+                              const int64_t* device_counts, double minimum,
                               double* totals);
 
 /** Returns when every replica has called it and the device is idle. */

@@ -1,15 +1,8 @@
 /** A loss over all replicas, exact although they hold different numbers of atoms. */
-import {
-  ArgumentError,
-  DeviceError,
-  UnknownReductionError,
-} from "../errors.ts";
-import {
-  countAllReduce,
-  type ProcessGroup,
-} from "../distributed/process_group.ts";
-import { type Device, nativeOf } from "../tensor/device.ts";
-import { type DType, dtypeCode } from "../tensor/dtype.ts";
+import { DeviceError } from "../errors.ts";
+import type { ProcessGroup } from "../distributed/process_group.ts";
+import { nativeOf } from "../tensor/device.ts";
+import { dtypeCode } from "../tensor/dtype.ts";
 import { shapeSize } from "../tensor/shape.ts";
 import {
   checkTensor,
@@ -19,41 +12,35 @@ import {
   Tensor,
 } from "../tensor/tensor.ts";
 import "./losses.ts";
-import type { Loss, OutOptions } from "./loss.ts";
+import type { Loss } from "./loss.ts";
 import { checkPair, NativeLoss, prepareInput } from "./native_loss.ts";
-import { lossNamed } from "./registry.ts";
+import {
+  checkSamples,
+  type Factor,
+  factorsOf,
+  type Normalizer,
+  normalizerOf,
+} from "./normalizer.ts";
+import {
+  checkReduction,
+  lossOf,
+  type ReducedLossOptions,
+  type ValueAndGrad,
+  valueAndGrad,
+  valueDType,
+  warnNonFinite,
+} from "./reduction.ts";
+import { TaskTable } from "./task_table.ts";
 
 /** How the entries of an unreduced loss become one number. */
 export type Reduction = "mean" | "sum";
 
-/** Options of {@linkcode DDPLoss}. */
-export interface DDPLossOptions {
-  /** The replicas to take the mean over. Default: this process alone. */
-  group?: ProcessGroup;
-  /**
-   * Called with the number of NaN and infinite entries of the input when a
-   * value is read whose input had any. Default: a warning on the console.
-   */
-  onNonFinite?: NonFiniteListener;
-}
-
-/** A loss and its gradient. Disposing it disposes both. */
-export interface ValueAndGrad extends Disposable {
-  /** The reduced loss, a scalar: float64 for float64 inputs, otherwise float32. */
-  readonly value: Tensor;
-  /** Its gradient with respect to the input: a tensor like the input. */
-  readonly grad: Tensor;
-}
-
-/** The factor of a reduction: scale, or scale / *normalizer if there is one. */
-interface Factor {
-  readonly scale: number;
-  readonly normalizer: Deno.PointerValue;
-}
-
-/** A value has room to grow that half-precision numbers do not have. */
-function valueDType(input: DType): DType {
-  return input === "float64" ? "float64" : "float32";
+/** Options of {@linkcode DDPLoss.forward} and {@linkcode DDPLoss.valueAndGrad}. */
+export interface ReduceOptions<Out> {
+  /** What a former call with the same shapes returned, to be written again. */
+  out?: Out;
+  /** The samples of the whole step. Default: those of this call. */
+  normalizer?: Normalizer;
 }
 
 /** Bytes of the count of non-finite entries behind a value. */
@@ -105,12 +92,13 @@ export class DDPLoss {
   >;
   readonly #group: ProcessGroup | undefined;
   readonly #onNonFinite: NonFiniteListener;
+  readonly #table = new TaskTable(1);
 
   /**
    * A loss with its reduction.
    *
    * @param loss Name of a registered loss (`"mae"`, `"mse"`, `"per_atom_mae"`,
-   * `"l2norm"` or its alias `"l2mae"`), or a loss object.
+   * `"l2norm"` or its alias `"l2mae"`, …), or a loss object.
    * @param reduction `"mean"` or `"sum"`.
    * @param options The process group, and who is told of non-finite inputs.
    * @throws {UnknownLossError} if no loss has this name.
@@ -119,31 +107,18 @@ export class DDPLoss {
   constructor(
     loss: string | Loss,
     reduction: Reduction = "mean",
-    options: DDPLossOptions = {},
+    options: ReducedLossOptions = {},
   ) {
-    this.lossFn = typeof loss === "string" ? lossNamed(loss) : loss;
-    if (typeof this.lossFn?.forward !== "function") {
-      throw new ArgumentError("loss must be a name or a Loss object");
-    }
+    this.lossFn = lossOf(loss);
     this.reductionMap = {
       mean: (input, loss, natoms) => this.mean(input, loss, natoms),
       sum: (input, loss, natoms) => this.sum(input, loss, natoms),
     };
-    if (!Object.hasOwn(this.reductionMap, reduction)) {
-      throw new UnknownReductionError(
-        `reduction '${reduction}' is unknown: expected one of ${
-          Object.keys(this.reductionMap).join(", ")
-        }`,
-      );
-    }
+    checkReduction(reduction, Object.keys(this.reductionMap));
     this.reduction = reduction;
     this.#group = options.group;
     this.#onNonFinite = options.onNonFinite ??
-      ((count) =>
-        console.warn(
-          `atomloss: Found nans or infs while computing loss: ${count} entries of the input of ` +
-            `DDPLoss("${this.lossFn.name}") counted as 0 or as the largest finite number, without gradient`,
-        ));
+      warnNonFinite(`DDPLoss("${this.lossFn.name}")`);
   }
 
   /**
@@ -164,15 +139,11 @@ export class DDPLoss {
     input: Tensor,
     target: Tensor,
     natoms: Tensor | null = null,
-    options: OutOptions = {},
+    options: ReduceOptions<Tensor> = {},
   ): Tensor {
     this.#checkInput(input, target);
     const value = this.#outValue(input, options.out);
-    if (this.lossFn instanceof NativeLoss) {
-      this.#reduceFused(this.lossFn, input, target, natoms, value, null);
-    } else {
-      this.#reduceComposed(input, target, natoms, value, null);
-    }
+    this.#reduce(input, target, natoms, options.normalizer, value, null);
     return value;
   }
 
@@ -184,7 +155,7 @@ export class DDPLoss {
    * @param target References, as for `forward`.
    * @param natoms Atoms per structure, as for `forward`.
    * @param options `out`: what a former call with the same shapes returned, to
-   * be written again.
+   * be written again. `normalizer`: the samples of the whole step.
    * @returns The value and its gradient with respect to `input`.
    * @throws What `forward` throws.
    */
@@ -192,7 +163,7 @@ export class DDPLoss {
     input: Tensor,
     target: Tensor,
     natoms: Tensor | null = null,
-    options: { out?: { value: Tensor; grad: Tensor } } = {},
+    options: ReduceOptions<{ value: Tensor; grad: Tensor }> = {},
   ): ValueAndGrad {
     this.#checkInput(input, target);
     const { out } = options;
@@ -204,19 +175,23 @@ export class DDPLoss {
       [input, target],
     );
     const value = this.#outValue(input, out?.value);
-    if (this.lossFn instanceof NativeLoss) {
-      this.#reduceFused(this.lossFn, input, target, natoms, value, grad);
-    } else {
-      this.#reduceComposed(input, target, natoms, value, grad);
-    }
-    return {
-      value,
-      grad,
-      [Symbol.dispose](): void {
-        value.dispose();
-        grad.dispose();
-      },
-    };
+    this.#reduce(input, target, natoms, options.normalizer, value, grad);
+    return valueAndGrad(value, grad);
+  }
+
+  /**
+   * Starts the collective of a step's sample counts, before its predictions are
+   * there; see {@linkcode Normalizer}.
+   *
+   * @param samples Entries of the unreduced loss on this replica, over all
+   * micro-batches of the step: elements for `"mae"`, rows for `"l2norm"`.
+   * @returns To be passed to every call of the step, then disposed.
+   * @throws {ArgumentError} if samples is not an integer >= 0.
+   * @throws {CollectiveError} if a replica died, or did not make this call in time.
+   */
+  normalizer(samples: number): Normalizer {
+    checkSamples(samples, "samples");
+    return normalizerOf(this.#group, [samples], 0, this);
   }
 
   /**
@@ -227,7 +202,7 @@ export class DDPLoss {
    * @returns Scalar: float64 for a float64 loss, otherwise float32.
    */
   sum(_input: Tensor, loss: Tensor, _natoms?: Tensor | null): Tensor {
-    return this.#sumEntries(loss, { scale: 1, normalizer: null });
+    return this.#sumEntries(loss, { scale: 1, normalizer: 0n });
   }
 
   /**
@@ -241,8 +216,8 @@ export class DDPLoss {
    */
   mean(_input: Tensor, loss: Tensor, _natoms?: Tensor | null): Tensor {
     checkTensor(loss, "loss");
-    using normalizer = this.#normalizer("mean", loss.device, loss.size);
-    return this.#sumEntries(loss, normalizer);
+    using normalizer = normalizerOf(this.#group, [loss.size], 0, this);
+    return this.#sumEntries(loss, factorsOf(normalizer, loss.device, this)(0));
   }
 
   #checkInput(input: Tensor, target: Tensor): void {
@@ -267,69 +242,43 @@ export class DDPLoss {
     return value;
   }
 
-  /** The factor of a reduction over so many entries here; the collective happens in this call. */
-  #normalizer(
-    reduction: Reduction,
-    device: Device,
-    entries: number,
-  ): Factor & Disposable {
-    const group = this.#group;
-    if (reduction === "sum") return noNormalizer(1);
-    if (group === undefined || group.worldSize === 1) {
-      return noNormalizer(1 / entries);
-    }
-    const total = Tensor.empty(device, [1], "float64");
-    try {
-      countAllReduce(
-        group,
-        new BigInt64Array([BigInt(entries)]),
-        total.pointer,
-      );
-    } catch (error) {
-      total.dispose();
-      throw error;
-    }
-    return {
-      scale: group.worldSize,
-      normalizer: total.pointer,
-      [Symbol.dispose]: (): void => total.dispose(),
-    };
-  }
-
-  /** One pass of the native library. */
-  #reduceFused(
-    loss: NativeLoss,
+  /** Value, and gradient if grad is not null, of arguments that fit together. */
+  #reduce(
     input: Tensor,
     target: Tensor,
     natoms: Tensor | null,
+    given: Normalizer | undefined,
     value: Tensor,
     grad: Tensor | null,
   ): void {
-    const { loss: number, natoms: atoms, rows, cols } = prepareInput(
-      loss,
-      input,
-      natoms,
-    );
-    const entries = cols === 1 ? input.size : rows;
-    const { library, handle } = nativeOf(input.device);
-    using factor = this.#normalizer(this.reduction, input.device, entries);
-    library.check(
-      library.symbols.al_loss_reduce(
-        handle,
-        number,
-        dtypeCode(input.dtype),
-        input.pointer,
-        target.pointer,
-        atoms === null ? null : atoms.pointer,
-        atoms === null ? 0 : dtypeCode(atoms.dtype),
-        BigInt(rows),
-        BigInt(cols),
-        factor.scale,
-        factor.normalizer,
-        value.pointer,
-        grad === null ? null : grad.pointer,
-      ),
-    );
+    const native = this.lossFn instanceof NativeLoss
+      ? prepareInput(this.lossFn, input, natoms)
+      : undefined;
+    const entries = native?.entries ??
+      shapeSize(this.lossFn.outputShape(input.shape));
+    const mean = this.reduction === "mean";
+    // The collective of a mean whose samples were not given happens here.
+    using own = mean && given === undefined
+      ? normalizerOf(this.#group, [entries], 0, this)
+      : undefined;
+    const normalizer = given ?? own;
+    const factor = mean && normalizer !== undefined
+      ? factorsOf(normalizer, input.device, this)(0)
+      : { scale: 1, normalizer: 0n };
+    if (native === undefined) {
+      this.#reduceComposed(input, target, natoms, factor, value, grad);
+      return;
+    }
+    this.#table.set(0, {
+      input: native,
+      pred: input,
+      target,
+      zeroNonFinite: false,
+      value,
+      grad: grad ?? undefined,
+      ...factor,
+    });
+    this.#table.reduce(input.device, undefined);
   }
 
   /** The same for a loss that is written elsewhere, from its own forward and backward. */
@@ -337,6 +286,7 @@ export class DDPLoss {
     input: Tensor,
     target: Tensor,
     natoms: Tensor | null,
+    factor: Factor,
     value: Tensor,
     grad: Tensor | null,
   ): void {
@@ -345,8 +295,6 @@ export class DDPLoss {
     const { symbols } = library;
     const code = dtypeCode(dtype);
     const size = BigInt(input.size);
-    const entries = shapeSize(this.lossFn.outputShape(input.shape));
-    using factor = this.#normalizer(this.reduction, device, entries);
 
     using finite = Tensor.empty(device, input.shape, dtype);
     using nonfinite = Tensor.empty(device, [1], "int64");
@@ -376,7 +324,7 @@ export class DDPLoss {
         gradOutput.pointer,
         BigInt(gradOutput.size),
         factor.scale,
-        factor.normalizer,
+        Deno.UnsafePointer.create(factor.normalizer),
       ),
     );
     const written = this.lossFn.backward(finite, target, natoms, gradOutput, {
@@ -413,14 +361,9 @@ export class DDPLoss {
         loss.pointer,
         BigInt(loss.size),
         scale,
-        normalizer,
+        Deno.UnsafePointer.create(normalizer),
         value.pointer,
       ),
     );
   }
-}
-
-/** A factor that needs no collective, and nothing freed. */
-function noNormalizer(scale: number): Factor & Disposable {
-  return { scale, normalizer: null, [Symbol.dispose](): void {} };
 }

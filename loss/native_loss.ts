@@ -3,7 +3,7 @@ import { DTypeError, InternalError, ShapeError } from "../errors.ts";
 import type { Library } from "../ffi/library.ts";
 import { nativeOf } from "../tensor/device.ts";
 import { dtypeCode, isFloating } from "../tensor/dtype.ts";
-import { formatShape, type Shape } from "../tensor/shape.ts";
+import { formatShape, type Shape, shapeSize } from "../tensor/shape.ts";
 import {
   checkDevice,
   checkLike,
@@ -18,10 +18,14 @@ const KINDS = { element: 0, row: 1 };
 
 /** What the C ABI needs to know of a loss's input. */
 export interface LossInput {
+  /** Number of the loss in the native library. */
   readonly loss: number;
+  readonly kind: "element" | "row";
   readonly natoms: Tensor | null;
   readonly rows: number;
   readonly cols: number;
+  /** Entries of the unreduced loss. */
+  readonly entries: number;
 }
 
 /** Throws unless pred and target can be compared: same shape, dtype, device; floating. */
@@ -184,13 +188,15 @@ export class NativeLoss implements Loss {
   /** Checks shape and natoms, and says what to pass on. */
   #prepare(pred: Tensor, natoms: Tensor | null): LossInput {
     // Also throws for a shape that this loss does not take.
-    const output = this.outputShape(pred.shape);
-    const rows = this.#kind === "row" ? output[0]! : pred.size;
+    this.outputShape(pred.shape);
+    const [rows = 1, ...rest] = pred.shape;
     return {
       loss: this.#number(nativeOf(pred.device).library),
+      kind: this.#kind,
       natoms: this.#usesNatoms ? this.#checkNatoms(pred, natoms) : null,
       rows,
-      cols: this.#kind === "row" ? pred.shape[1]! : 1,
+      cols: shapeSize(rest),
+      entries: this.#kind === "row" ? rows : pred.size,
     };
   }
 

@@ -430,3 +430,8 @@ export function outputTensor(
 export function onNonFinite(result: Tensor, listener: NonFiniteListener): void {
   friend.listen(result, listener);
 }
+
+/** Address of the first element. Throws if the tensor was disposed. */
+export function addressOf(tensor: Tensor): bigint {
+  return Deno.UnsafePointer.value(tensor.pointer);
+}

@@ -136,7 +136,7 @@ Deno.test("Device.open() rejects a prebuilt library that is missing, foreign or 
     }).output();
     assert(gcc.success);
     const old = await open(`${directory}/old.so`);
-    assertStringIncludes(old.stderr, "has ABI version 0, this package needs 1");
+    assertStringIncludes(old.stderr, "has ABI version 0, this package needs 2");
   } finally {
     await Deno.remove(directory, { recursive: true });
   }

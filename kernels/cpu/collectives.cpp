@@ -391,17 +391,25 @@ al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
   });
 }
 
-al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
+al_status al_count_all_reduce(al_device*, al_group* group, int32_t n,
+                              const int64_t* counts,
+                              const int64_t* device_counts, double minimum,
                               double* totals) {
   if (n < 0) return al_fail(AL_INVALID_ARGUMENT, "%d counts to reduce", n);
-  return al_guard([&] {
-    const Call call("all_reduce of " + std::to_string(n) +
-                    (n == 1 ? " sample count" : " sample counts"));
-    return group->run(call, [&](uint32_t tag) {
-      std::vector<int64_t> sums(counts, counts + n);
-      all_reduce(group, tag, AL_SUM, sums.data(), n);
-      for (int32_t i = 0; i < n; ++i) totals[i] = static_cast<double>(sums[i]);
-    });
+  return al_guard([&]() -> al_status {
+    const int64_t* mine = counts ? counts : device_counts;
+    std::vector<int64_t> sums(mine, mine + n);
+    if (group) {
+      const Call call("all_reduce of " + std::to_string(n) +
+                      (n == 1 ? " sample count" : " sample counts"));
+      const al_status failed = group->run(call, [&](uint32_t tag) {
+        all_reduce(group, tag, AL_SUM, sums.data(), n);
+      });
+      if (failed) return failed;
+    }
+    for (int32_t i = 0; i < n; ++i)
+      totals[i] = std::max(static_cast<double>(sums[i]), minimum);
+    return AL_OK;
   });
 }
 

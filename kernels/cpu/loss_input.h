@@ -1,0 +1,67 @@
+/** The arguments with which the losses of the ABI begin, as the CPU reads them.
+ */
+#ifndef ATOMLOSS_CPU_LOSS_INPUT_H
+#define ATOMLOSS_CPU_LOSS_INPUT_H
+
+#include "dispatch.h"
+#include "half.h"
+#include "loss_ops.h"
+#include "status.h"
+
+namespace atomloss {
+
+/** Elements that one thread takes at a time; whole force vectors. */
+constexpr int64_t kBlock = 64 * 192;
+
+struct Input {
+  int32_t dtype;
+  const void* pred;
+  const void* target;
+  const void* natoms;
+  int32_t natoms_dtype;
+  int64_t rows;
+  int64_t cols;
+
+  int64_t elements() const { return rows * cols; }
+
+  int64_t natoms_at(int64_t row) const {
+    return natoms_dtype == AL_INT64 ? static_cast<const int64_t*>(natoms)[row]
+                                    : static_cast<const int32_t*>(natoms)[row];
+  }
+};
+
+/** Rejects what a caller with checked shapes never passes. */
+inline al_status check(const Input& in, bool uses_natoms) {
+  if (in.rows < 0 || in.cols < 0)
+    return al_fail(AL_INVALID_ARGUMENT, "negative size: %lld rows, %lld cols",
+                   static_cast<long long>(in.rows),
+                   static_cast<long long>(in.cols));
+  if (!uses_natoms || in.rows == 0) return AL_OK;
+  if (in.natoms == nullptr)
+    return al_fail(AL_INVALID_ARGUMENT, "this loss needs natoms");
+  if (in.natoms_dtype != AL_INT32 && in.natoms_dtype != AL_INT64)
+    return al_fail(AL_INVALID_ARGUMENT, "natoms must be int32 or int64");
+  return AL_OK;
+}
+
+/** scale / *normalizer, or scale. */
+inline double factor_of(double scale, const double* normalizer) {
+  return normalizer ? scale / *normalizer : scale;
+}
+
+/** Writes a value in the width that its dtype asks for. */
+inline void write_result(int32_t dtype, double value, int64_t nonfinite,
+                         al_loss_result* result) {
+  result->value = 0;
+  if (dtype == AL_FLOAT64) {
+    result->value = value;
+  } else {
+    const float rounded = static_cast<float>(value);
+    memcpy(&result->value, &rounded, sizeof rounded);
+  }
+  result->nonfinite = nonfinite;
+}
+
+}  // namespace atomloss
+
+#endif /* ATOMLOSS_CPU_LOSS_INPUT_H */

@@ -1,0 +1,184 @@
+/** Numbers of samples over all replicas, known before the losses that are divided by them. */
+import { ArgumentError, DeviceError, DisposedError } from "../errors.ts";
+import {
+  countAllReduce,
+  type ProcessGroup,
+} from "../distributed/process_group.ts";
+import type { Device } from "../tensor/device.ts";
+import { addressOf, Tensor } from "../tensor/tensor.ts";
+
+const DOUBLE_BYTES = 8n;
+
+/** What a sum is multiplied by: scale, divided by a number in device memory. */
+export interface Factor {
+  readonly scale: number;
+  /** Address of the number; 0n: 1. */
+  readonly normalizer: bigint;
+}
+
+/** The numbers of samples: on the device, or on the host if no replica has others. */
+type Totals = Tensor | readonly number[];
+
+let create: (totals: Totals, worldSize: number, owner: object) => Normalizer;
+let friend: (
+  normalizer: Normalizer,
+  device: Device,
+  owner: object,
+) => (task: number) => Factor;
+
+/**
+ * The numbers of samples that the means of one step are divided by, over all
+ * replicas and micro-batches. `loss.normalizer(samples)` makes it and starts
+ * its collective at once; made before the model runs, it has arrived when the
+ * loss is computed (on GPUs; on CPUs a collective holds its caller).
+ *
+ * Pass the same normalizer to every `valueAndGrad` of a step: the values and
+ * gradients of its micro-batches then add up to the mean over all replicas and
+ * micro-batches, however they are divided.
+ *
+ * @example
+ * ```ts
+ * import { DDPLoss, Device } from "@atomloss/atomloss";
+ *
+ * using device = await Device.open("cpu");
+ * const loss = new DDPLoss("mae");
+ * using normalizer = loss.normalizer(3); // of the whole step, on this replica
+ * let value = 0;
+ * for (const micro of [[1, 2], [6]]) {
+ *   using pred = device.tensor(new Float32Array(micro));
+ *   using target = device.zeros([micro.length]);
+ *   using result = loss.valueAndGrad(pred, target, null, { normalizer });
+ *   value += await result.value.item();
+ * }
+ * console.log(value); // 3
+ * ```
+ */
+export class Normalizer implements Disposable {
+  readonly #totals: Totals;
+  readonly #worldSize: number;
+  readonly #owner: object;
+  #disposed = false;
+
+  static {
+    create = (totals, worldSize, owner) =>
+      new Normalizer(totals, worldSize, owner);
+    friend = (normalizer, device, owner) => normalizer.#factors(device, owner);
+  }
+
+  private constructor(totals: Totals, worldSize: number, owner: object) {
+    this.#totals = totals;
+    this.#worldSize = worldSize;
+    this.#owner = owner;
+  }
+
+  #open(): Totals {
+    if (this.#disposed) {
+      throw new DisposedError("this Normalizer was disposed");
+    }
+    return this.#totals;
+  }
+
+  #factors(device: Device, owner: object): (task: number) => Factor {
+    const totals = this.#open();
+    if (this.#owner !== owner) {
+      throw new ArgumentError(
+        "the normalizer was made by another loss: use the one of this loss's normalizer()",
+      );
+    }
+    const scale = this.#worldSize;
+    if (!(totals instanceof Tensor)) {
+      return (task) => ({ scale: scale / totals[task]!, normalizer: 0n });
+    }
+    if (totals.device !== device) {
+      throw new DeviceError(
+        `the normalizer is on ${totals.device.name}, the input on ${device.name}`,
+      );
+    }
+    const first = addressOf(totals);
+    return (task) => ({
+      scale,
+      normalizer: first + BigInt(task) * DOUBLE_BYTES,
+    });
+  }
+
+  /**
+   * The numbers of samples over all replicas, in the order of the tasks. Waits
+   * for the device.
+   *
+   * @throws {CollectiveError} if a replica died, or did not make this call in time.
+   */
+  async totals(): Promise<number[]> {
+    const totals = this.#open();
+    return totals instanceof Tensor ? await totals.toList() : [...totals];
+  }
+
+  /** Gives its memory back. Safe to call again. */
+  [Symbol.dispose](): void {
+    this.#disposed = true;
+    if (this.#totals instanceof Tensor) this.#totals.dispose();
+  }
+
+  /** The same as disposing. */
+  dispose(): void {
+    this[Symbol.dispose]();
+  }
+}
+
+/** Totals of numbers that this replica's host knows: starts their collective. */
+export function normalizerOf(
+  group: ProcessGroup | undefined,
+  samples: readonly number[],
+  minimum: number,
+  owner: object,
+): Normalizer {
+  if (group === undefined || group.worldSize === 1) {
+    return create(samples.map((n) => Math.max(n, minimum)), 1, owner);
+  }
+  return onDevice(group.device, group, samples, minimum, owner);
+}
+
+/** Totals of numbers (int64) that the device computes: enqueues their collective. */
+export function normalizerOfTensor(
+  group: ProcessGroup | undefined,
+  samples: Tensor,
+  minimum: number,
+  owner: object,
+): Normalizer {
+  return onDevice(samples.device, group, samples, minimum, owner);
+}
+
+function onDevice(
+  device: Device,
+  group: ProcessGroup | undefined,
+  samples: readonly number[] | Tensor,
+  minimum: number,
+  owner: object,
+): Normalizer {
+  const n = samples instanceof Tensor ? samples.size : samples.length;
+  const totals = Tensor.empty(device, [n], "float64");
+  try {
+    countAllReduce(device, group, samples, minimum, totals);
+    return create(totals, group?.worldSize ?? 1, owner);
+  } catch (error) {
+    totals.dispose();
+    throw error;
+  }
+}
+
+/** The factor of the mean of each task. Throws unless the normalizer fits this loss and device. */
+export function factorsOf(
+  normalizer: Normalizer,
+  device: Device,
+  owner: object,
+): (task: number) => Factor {
+  return friend(normalizer, device, owner);
+}
+
+/** Throws unless samples is a number of samples. */
+export function checkSamples(samples: number, what: string): void {
+  if (!(Number.isSafeInteger(samples) && samples >= 0)) {
+    throw new ArgumentError(
+      `${what} is ${samples}, expected the number of samples on this replica, an integer >= 0`,
+    );
+  }
+}

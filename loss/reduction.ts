@@ -1,0 +1,75 @@
+/** What the reduced losses have in common: their result, and the errors for wrong options. */
+import { ArgumentError, UnknownReductionError } from "../errors.ts";
+import type { ProcessGroup } from "../distributed/process_group.ts";
+import type { DType } from "../tensor/dtype.ts";
+import type { NonFiniteListener, Tensor } from "../tensor/tensor.ts";
+import type { Loss } from "./loss.ts";
+import { lossNamed } from "./registry.ts";
+
+/** Options of the reduced losses. */
+export interface ReducedLossOptions {
+  /** The replicas to take the mean over. Default: this process alone. */
+  group?: ProcessGroup;
+  /**
+   * Called with the number of NaN and infinite entries of the input when a
+   * value is read whose input had any. Default: a warning on the console.
+   */
+  onNonFinite?: NonFiniteListener;
+}
+
+/** A loss and its gradient. Disposing it disposes both. */
+export interface ValueAndGrad extends Disposable {
+  /** The reduced loss, a scalar: float64 for float64 inputs, otherwise float32. */
+  readonly value: Tensor;
+  /** Its gradient with respect to the input: a tensor like the input. */
+  readonly grad: Tensor;
+}
+
+/** A value has room to grow that half-precision numbers do not have. */
+export function valueDType(input: DType): DType {
+  return input === "float64" ? "float64" : "float32";
+}
+
+/** The loss of this name, or the loss itself. */
+export function lossOf(loss: string | Loss): Loss {
+  const found = typeof loss === "string" ? lossNamed(loss) : loss;
+  if (typeof found?.forward !== "function") {
+    throw new ArgumentError("loss must be a name or a Loss object");
+  }
+  return found;
+}
+
+/** Throws unless the reduction is one of those that there are. */
+export function checkReduction(
+  reduction: string,
+  known: readonly string[],
+): void {
+  if (!known.includes(reduction)) {
+    throw new UnknownReductionError(
+      `reduction '${reduction}' is unknown: expected one of ${
+        known.join(", ")
+      }`,
+    );
+  }
+}
+
+/** The warning for non-finite inputs of a loss. */
+export function warnNonFinite(loss: string): NonFiniteListener {
+  return (count) =>
+    console.warn(
+      `atomloss: Found nans or infs while computing loss: ${count} entries of the input of ` +
+        `${loss} counted as 0 or as the largest finite number, without gradient`,
+    );
+}
+
+/** Value and gradient as one thing to dispose. */
+export function valueAndGrad(value: Tensor, grad: Tensor): ValueAndGrad {
+  return {
+    value,
+    grad,
+    [Symbol.dispose](): void {
+      value.dispose();
+      grad.dispose();
+    },
+  };
+}
