@@ -37,6 +37,16 @@ export {
   type Reduction,
 } from "./loss/ddp_loss.ts";
 export type { ReducedLossOptions, ValueAndGrad } from "./loss/reduction.ts";
+export { DDPMTLoss } from "./loss/ddp_mt_loss.ts";
+export {
+  type MultiTaskGrads,
+  MultiTaskLoss,
+  type MultiTaskLossOptions,
+  type MultiTaskValues,
+  type TaskInputs,
+  type TaskOptions,
+} from "./loss/multi_task_loss.ts";
+export type { MaskedReduction, TaskInput } from "./loss/masked_tasks.ts";
 export { Normalizer } from "./loss/normalizer.ts";
 export {
   type GroupBackend,

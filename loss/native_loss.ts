@@ -1,7 +1,7 @@
 /** The losses of kernels/loss_ops.h: arguments checked here, computed there. */
 import { DTypeError, InternalError, ShapeError } from "../errors.ts";
 import type { Library } from "../ffi/library.ts";
-import { nativeOf } from "../tensor/device.ts";
+import { type Device, nativeOf } from "../tensor/device.ts";
 import { dtypeCode, isFloating } from "../tensor/dtype.ts";
 import { formatShape, type Shape, shapeSize } from "../tensor/shape.ts";
 import {
@@ -45,11 +45,14 @@ export function checkPair(
   }
 }
 
-let friend: (
-  loss: NativeLoss,
-  pred: Tensor,
-  natoms: Tensor | null,
-) => LossInput;
+let friend: {
+  prepare: (
+    loss: NativeLoss,
+    pred: Tensor,
+    natoms: Tensor | null,
+  ) => LossInput;
+  number: (loss: NativeLoss, library: Library) => number;
+};
 
 /**
  * A loss of kernels/loss_ops.h, computed by the native library: the parent of
@@ -63,7 +66,10 @@ export class NativeLoss implements Loss {
   readonly #numbers = new Map<Library, number>();
 
   static {
-    friend = (loss, pred, natoms) => loss.#prepare(pred, natoms);
+    friend = {
+      prepare: (loss, pred, natoms) => loss.#prepare(pred, natoms),
+      number: (loss, library) => loss.#number(library),
+    };
   }
 
   /**
@@ -208,18 +214,13 @@ export class NativeLoss implements Loss {
         } of them`,
       );
     }
-    checkTensor(natoms, "natoms");
-    checkDevice(pred, natoms, "natoms");
-    if (natoms.dtype !== "int32" && natoms.dtype !== "int64") {
-      throw new DTypeError(
-        `natoms has dtype ${natoms.dtype}, expected int32 or int64`,
-      );
-    }
-    if (natoms.size !== pred.size) {
+    checkNatoms(pred, natoms);
+    const [rows = 1] = pred.shape;
+    if (natoms.size !== rows) {
       throw new ShapeError(
         `natoms has shape ${
           formatShape(natoms.shape)
-        }, expected ${pred.size} numbers, ` +
+        }, expected ${rows} numbers, ` +
           `one per row of pred ${formatShape(pred.shape)}`,
       );
     }
@@ -269,5 +270,21 @@ export function prepareInput(
   pred: Tensor,
   natoms: Tensor | null,
 ): LossInput {
-  return friend(loss, pred, natoms);
+  return friend.prepare(loss, pred, natoms);
+}
+
+/** The number of a loss in the library of a device. */
+export function lossNumber(loss: NativeLoss, device: Device): number {
+  return friend.number(loss, nativeOf(device).library);
+}
+
+/** Throws unless natoms holds integers on the device of pred. */
+export function checkNatoms(pred: Tensor, natoms: Tensor): void {
+  checkTensor(natoms, "natoms");
+  checkDevice(pred, natoms, "natoms");
+  if (natoms.dtype !== "int32" && natoms.dtype !== "int64") {
+    throw new DTypeError(
+      `natoms has dtype ${natoms.dtype}, expected int32 or int64`,
+    );
+  }
 }

@@ -1,0 +1,182 @@
+/** A loss with a mask over all replicas, as the reference trains many tasks with. */
+import { outputTensor, type Tensor } from "../tensor/tensor.ts";
+import { onNonFinite } from "../tensor/tensor.ts";
+import type { NonFiniteListener } from "../tensor/tensor.ts";
+import type { ReduceOptions } from "./ddp_loss.ts";
+import type { Loss } from "./loss.ts";
+import {
+  type MaskedReduction,
+  maskedTask,
+  MaskedTasks,
+  type TaskInput,
+} from "./masked_tasks.ts";
+import type { NativeLoss } from "./native_loss.ts";
+import { checkSamples, type Normalizer } from "./normalizer.ts";
+import {
+  type ReducedLossOptions,
+  type ValueAndGrad,
+  valueAndGrad,
+  valueDType,
+  warnNonFinite,
+} from "./reduction.ts";
+
+/**
+ * A loss of the entries that a mask leaves, reduced over this replica and
+ * normalised over all of them, as fairchem's `DDPMTLoss`: structures without a
+ * label, fixed atoms, data sets that lack a property.
+ *
+ * - `"mean"`: the sum over this replica, times the number of replicas, divided
+ *   by the number of unmasked entries on all replicas.
+ * - `"sum"`: the sum over this replica.
+ * - `"per_structure"`: the rows of a structure are summed and divided by the
+ *   number of those that the mask leaves (by natoms where it leaves none); of
+ *   these the mean over the structures, of all replicas, whose loss is not 0.
+ *
+ * `coefficient` scales value and gradient. A number of samples below 1 counts
+ * as 1, non-finite targets as 0, a value that is NaN as 0. NaN in the input
+ * counts as 0 and an infinity as the largest finite number, without gradient,
+ * and a warning comes with the value when it is read. Masked entries have no
+ * gradient, whatever they hold. Sums accumulate in float64. Every replica must
+ * make the same calls, in the same order.
+ *
+ * Reference: fairchem.core.modules.loss.DDPMTLoss.
+ *
+ * @example
+ * ```ts
+ * import { DDPMTLoss, Device } from "@atomloss/atomloss";
+ *
+ * using device = await Device.open("cpu");
+ * const loss = new DDPMTLoss("mae", "mean", 10);
+ * using input = device.tensor(new Float32Array([1, 2, 3]));
+ * using target = device.tensor(new Float32Array([0, NaN, 0]));
+ * using mask = device.tensor(new Uint8Array([1, 0, 1]), [3], "bool");
+ * using result = loss.valueAndGrad(input, target, mask);
+ * console.log(await result.value.item()); // 20
+ * console.log(await result.grad.toList()); // [ 5, 0, 5 ]
+ * ```
+ */
+export class DDPMTLoss {
+  /** The loss without reduction. */
+  readonly lossFn: NativeLoss;
+  /** Name of the reduction in use. */
+  readonly reduction: MaskedReduction;
+  /** What value and gradient are multiplied by. */
+  readonly coefficient: number;
+  readonly #tasks: MaskedTasks;
+  readonly #onNonFinite: NonFiniteListener;
+
+  /**
+   * A loss with its reduction.
+   *
+   * @param loss Name of a registered loss, or a loss object of this package.
+   * @param reduction `"mean"`, `"sum"` or `"per_structure"`.
+   * @param coefficient A finite number.
+   * @param options The process group, and who is told of non-finite inputs.
+   * @throws {UnknownLossError} if no loss has this name.
+   * @throws {UnknownReductionError} if there is no such reduction.
+   * @throws {ArgumentError} if the coefficient is not finite, or the loss is written in TypeScript.
+   */
+  constructor(
+    loss: string | Loss,
+    reduction: MaskedReduction = "mean",
+    coefficient = 1,
+    options: ReducedLossOptions = {},
+  ) {
+    const task = maskedTask("", loss, reduction, coefficient);
+    this.lossFn = task.loss;
+    this.reduction = task.reduction;
+    this.coefficient = coefficient;
+    this.#tasks = new MaskedTasks([task], options.group);
+    this.#onNonFinite = options.onNonFinite ??
+      warnNonFinite(`DDPMTLoss("${task.loss.name}")`);
+  }
+
+  /**
+   * The reduced loss. Enqueued on the device; does not wait for it.
+   *
+   * @param input Predictions; float32, float64, float16 or bfloat16.
+   * @param target References; shape, dtype and device of `input`.
+   * @param multMask Entries that count, bool: of the shape of the unreduced
+   * loss, or one per row; null: all.
+   * @param natoms Atoms per structure, int32 or int64, for losses that use it
+   * and for `"per_structure"`.
+   * @param options `out`: a scalar to write to. `normalizer`: the samples of
+   * the whole step.
+   * @returns Scalar: float64 for float64 inputs, otherwise float32.
+   * @throws {ShapeError} if shapes differ (there is no broadcasting) or the loss does not take them.
+   * @throws {DTypeError} if dtypes differ or do not fit.
+   * @throws {DeviceError} if a tensor is not on the device of the others, or of the group.
+   * @throws {DisposedError} if a tensor, the normalizer or the group was disposed.
+   * @throws {CollectiveError} if a replica died, or did not make this call in time.
+   */
+  forward(
+    input: Tensor,
+    target: Tensor,
+    multMask: Tensor | null = null,
+    natoms: Tensor | null = null,
+    options: ReduceOptions<Tensor> = {},
+  ): Tensor {
+    const inputs = [{ input, target, mask: multMask, natoms }];
+    return this.#reduce(inputs, options.normalizer, options.out, undefined);
+  }
+
+  /**
+   * The reduced loss and its gradient, in one pass over the input. Enqueued on
+   * the device; does not wait for it.
+   *
+   * @param input Predictions, as for `forward`.
+   * @param target References, as for `forward`.
+   * @param multMask Entries that count, as for `forward`.
+   * @param natoms Atoms per structure, as for `forward`.
+   * @param options `out`: what a former call with the same shapes returned, to
+   * be written again. `normalizer`: the samples of the whole step.
+   * @returns The value and its gradient with respect to `input`.
+   * @throws What `forward` throws.
+   */
+  valueAndGrad(
+    input: Tensor,
+    target: Tensor,
+    multMask: Tensor | null = null,
+    natoms: Tensor | null = null,
+    options: ReduceOptions<{ value: Tensor; grad: Tensor }> = {},
+  ): ValueAndGrad {
+    const inputs = [{ input, target, mask: multMask, natoms }];
+    const device = this.#tasks.device(inputs);
+    const { out } = options;
+    const grad = outputTensor(device, input.shape, input.dtype, out?.grad, [
+      input,
+      target,
+    ]);
+    const value = this.#reduce(inputs, options.normalizer, out?.value, grad);
+    return valueAndGrad(value, grad);
+  }
+
+  /**
+   * Starts the collective of a step's sample counts, before its predictions are
+   * there; see {@linkcode Normalizer}.
+   *
+   * @param samples What the mean of the step is divided by, on this replica and
+   * over all micro-batches: unmasked entries, or structures for `"per_structure"`.
+   * @returns To be passed to every call of the step, then disposed.
+   * @throws {ArgumentError} if samples is not an integer >= 0.
+   * @throws {CollectiveError} if a replica died, or did not make this call in time.
+   */
+  normalizer(samples: number): Normalizer {
+    checkSamples(samples, "samples");
+    return this.#tasks.normalizer([samples]);
+  }
+
+  #reduce(
+    inputs: readonly TaskInput[],
+    normalizer: Normalizer | undefined,
+    out: Tensor | undefined,
+    grad: Tensor | undefined,
+  ): Tensor {
+    const device = this.#tasks.device(inputs);
+    const { input } = inputs[0]!;
+    const value = outputTensor(device, [], valueDType(input.dtype), out, []);
+    this.#tasks.reduce(device, inputs, normalizer, [value], [grad], undefined);
+    onNonFinite(value, this.#onNonFinite);
+    return value;
+  }
+}

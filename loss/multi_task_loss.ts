@@ -1,0 +1,251 @@
+/** All the losses of a training step in one launch and one collective. */
+import { ArgumentError } from "../errors.ts";
+import type { ProcessGroup } from "../distributed/process_group.ts";
+import type { Device } from "../tensor/device.ts";
+import { onNonFinite, outputTensor, type Tensor } from "../tensor/tensor.ts";
+import type { ReduceOptions } from "./ddp_loss.ts";
+import type { Loss } from "./loss.ts";
+import {
+  type MaskedReduction,
+  maskedTask,
+  MaskedTasks,
+  type TaskInput,
+} from "./masked_tasks.ts";
+import { checkSamples, type Normalizer } from "./normalizer.ts";
+import { warnNonFinite } from "./reduction.ts";
+
+/** One task of {@linkcode MultiTaskLoss}. */
+export interface TaskOptions {
+  /** Name of a registered loss, or a loss object of this package. */
+  loss: string | Loss;
+  /** What value and gradient are multiplied by. Default: 1. */
+  coefficient?: number;
+  /** As of {@linkcode DDPMTLoss}. Default: `"mean"`. */
+  reduction?: MaskedReduction;
+}
+
+/** Options of {@linkcode MultiTaskLoss}. */
+export interface MultiTaskLossOptions {
+  /** The replicas to take the means over. Default: this process alone. */
+  group?: ProcessGroup;
+  /**
+   * Called with the number of NaN and infinite entries of a task's input when
+   * its value, or the total (task undefined), is read. Default: a warning.
+   */
+  onNonFinite?: (count: number, task: string | undefined) => void;
+}
+
+/** What the tasks are computed from; an absent one has no samples here. */
+export type TaskInputs<Name extends string> = {
+  readonly [name in Name]?: TaskInput | undefined;
+};
+
+/** The losses of the tasks. Disposing it disposes all tensors. */
+export interface MultiTaskValues<Name extends string> extends Disposable {
+  /** Sum of the values, a float64 scalar. */
+  readonly total: Tensor;
+  /** Value of each task, its coefficient included, a float64 scalar. */
+  readonly values: { readonly [name in Name]: Tensor };
+}
+
+/** The losses of the tasks and their gradients. Disposing it disposes all tensors. */
+export interface MultiTaskGrads<Name extends string>
+  extends MultiTaskValues<Name> {
+  /** Gradient of the total with respect to each input; absent where that is. */
+  readonly grads: { readonly [name in Name]?: Tensor };
+}
+
+/**
+ * Any number of losses at once: their values, total and gradients from one
+ * launch and one collective, whatever their shapes, dtypes and sizes, without
+ * waiting for the device.
+ *
+ * Each task is what {@linkcode DDPMTLoss} computes with its loss, reduction
+ * and coefficient, from its input, target, natoms and mask. A task may be
+ * absent on a replica (no label in this batch); the replica still takes part
+ * in the collective. Values are float64 scalars, whatever the dtypes.
+ *
+ * @example
+ * ```ts
+ * import { Device, MultiTaskLoss } from "@atomloss/atomloss";
+ *
+ * using device = await Device.open("cpu");
+ * const loss = new MultiTaskLoss({
+ *   energy: { loss: "per_atom_mae", coefficient: 1 },
+ *   forces: { loss: "l2norm", coefficient: 10 },
+ * });
+ * using natoms = device.tensor(new Int32Array([2]));
+ * using energy = device.tensor(new Float32Array([-8]), [1, 1]);
+ * using energyTarget = device.tensor(new Float32Array([-9]), [1, 1]);
+ * using forces = device.tensor(new Float32Array([3, 4, 0, 0, 0, 1]), [2, 3]);
+ * using forcesTarget = device.zeros([2, 3]);
+ * using result = loss.valueAndGrad({
+ *   energy: { input: energy, target: energyTarget, natoms },
+ *   forces: { input: forces, target: forcesTarget },
+ * });
+ * console.log(await result.total.item()); // 30.5
+ * console.log(await result.grads.energy!.toList()); // [ 0.5 ]
+ * ```
+ */
+export class MultiTaskLoss<Name extends string> {
+  /** Names of the tasks, in their order. */
+  readonly names: readonly Name[];
+  readonly #tasks: MaskedTasks;
+  readonly #listeners: readonly ((count: number) => void)[];
+  readonly #totalListener: (count: number) => void;
+
+  /**
+   * The losses of a step. Every replica must name the same tasks, in the same order.
+   *
+   * @param tasks Loss, coefficient and reduction of each task by its name.
+   * @param options The process group, and who is told of non-finite inputs.
+   * @throws {UnknownLossError} if a loss has an unknown name.
+   * @throws {UnknownReductionError} if there is no such reduction.
+   * @throws {ArgumentError} if a coefficient is not finite, or a loss is written in TypeScript.
+   */
+  constructor(
+    tasks: { readonly [name in Name]: TaskOptions },
+    options: MultiTaskLossOptions = {},
+  ) {
+    this.names = Object.freeze(Object.keys(tasks) as Name[]);
+    this.#tasks = new MaskedTasks(
+      this.names.map((name) => {
+        const { loss, coefficient = 1, reduction = "mean" } = tasks[name];
+        return maskedTask(name, loss, reduction, coefficient);
+      }),
+      options.group,
+    );
+    const listener = options.onNonFinite ??
+      ((count, task) =>
+        warnNonFinite(
+          task === undefined ? "MultiTaskLoss" : `MultiTaskLoss, task ${task},`,
+        )(count));
+    this.#listeners = this.names.map((name) => (count) =>
+      listener(count, name)
+    );
+    this.#totalListener = (count) => listener(count, undefined);
+  }
+
+  /**
+   * The values of the tasks and their sum. Enqueued on the device; does not
+   * wait for it.
+   *
+   * @param inputs Input, target, natoms and mask of each task that this replica has.
+   * @param options `out`: what a former call returned, to be written again.
+   * `normalizer`: the samples of the whole step.
+   * @throws {ArgumentError} if a task is unknown, or all are absent without a group.
+   * @throws {ShapeError} if shapes differ (there is no broadcasting) or a loss does not take them.
+   * @throws {DTypeError} if dtypes differ or do not fit.
+   * @throws {DeviceError} if a tensor is not on the device of the others, or of the group.
+   * @throws {DisposedError} if a tensor, the normalizer or the group was disposed.
+   * @throws {CollectiveError} if a replica died, or did not make this call in time.
+   */
+  forward(
+    inputs: TaskInputs<Name>,
+    options: ReduceOptions<MultiTaskValues<Name>> = {},
+  ): MultiTaskValues<Name> {
+    const list = this.#list(inputs);
+    const device = this.#tasks.device(list);
+    return this.#reduce(device, list, options, list.map(() => undefined));
+  }
+
+  /**
+   * The values of the tasks, their sum and its gradients, in one pass. Enqueued
+   * on the device; does not wait for it.
+   *
+   * @param inputs Input, target, natoms and mask of each task that this replica has.
+   * @param options As for `forward`.
+   * @throws What `forward` throws.
+   */
+  valueAndGrad(
+    inputs: TaskInputs<Name>,
+    options: ReduceOptions<MultiTaskGrads<Name>> = {},
+  ): MultiTaskGrads<Name> {
+    const list = this.#list(inputs);
+    const device = this.#tasks.device(list);
+    const grads = list.map((task, i) =>
+      task && outputTensor(
+        device,
+        task.input.shape,
+        task.input.dtype,
+        options.out?.grads[this.names[i]!],
+        [task.input, task.target],
+      )
+    );
+    const reduced = this.#reduce(device, list, options, grads);
+    const byName: { [name in Name]?: Tensor } = {};
+    this.names.forEach((name, i) => {
+      const grad = grads[i];
+      if (grad !== undefined) byName[name] = grad;
+    });
+    return {
+      total: reduced.total,
+      values: reduced.values,
+      grads: byName,
+      [Symbol.dispose](): void {
+        reduced[Symbol.dispose]();
+        for (const grad of grads) grad?.dispose();
+      },
+    };
+  }
+
+  /**
+   * Starts the collective of a step's sample counts, before its predictions are
+   * there; see {@linkcode Normalizer}.
+   *
+   * @param samples What the mean of each task is divided by, on this replica
+   * and over all micro-batches: unmasked entries of its unreduced loss, or
+   * structures for `"per_structure"`. Absent: 0.
+   * @returns To be passed to every call of the step, then disposed.
+   * @throws {ArgumentError} if a task is unknown or a number is not an integer >= 0.
+   * @throws {CollectiveError} if a replica died, or did not make this call in time.
+   */
+  normalizer(samples: { readonly [name in Name]?: number }): Normalizer {
+    this.#checkNames(samples);
+    const counts = this.names.map((name) => {
+      const count = samples[name] ?? 0;
+      checkSamples(count, `samples of ${name}`);
+      return count;
+    });
+    return this.#tasks.normalizer(counts);
+  }
+
+  #checkNames(named: object): void {
+    for (const name of Object.keys(named)) {
+      if (this.names.includes(name as Name)) continue;
+      throw new ArgumentError(
+        `task '${name}' is unknown: expected one of ${this.names.join(", ")}`,
+      );
+    }
+  }
+
+  #list(inputs: TaskInputs<Name>): (TaskInput | undefined)[] {
+    this.#checkNames(inputs);
+    return this.names.map((name) => inputs[name]);
+  }
+
+  #reduce(
+    device: Device,
+    inputs: readonly (TaskInput | undefined)[],
+    { out, normalizer }: ReduceOptions<MultiTaskValues<Name>>,
+    grads: readonly (Tensor | undefined)[],
+  ): MultiTaskValues<Name> {
+    const scalar = (given: Tensor | undefined): Tensor =>
+      outputTensor(device, [], "float64", given, []);
+    const total = scalar(out?.total);
+    const values = this.names.map((name) => scalar(out?.values[name]));
+    this.#tasks.reduce(device, inputs, normalizer, values, grads, total);
+    onNonFinite(total, this.#totalListener);
+    values.forEach((value, i) => onNonFinite(value, this.#listeners[i]!));
+    return {
+      total,
+      values: Object.fromEntries(
+        this.names.map((name, i) => [name, values[i]!]),
+      ) as { [name in Name]: Tensor },
+      [Symbol.dispose](): void {
+        total.dispose();
+        for (const value of values) value.dispose();
+      },
+    };
+  }
+}
