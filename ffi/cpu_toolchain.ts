@@ -39,6 +39,8 @@ const FLAGS = [
   // Square roots and comparisons vectorise only without errno and FP traps.
   "-fno-math-errno",
   "-fno-trapping-math",
+  // The same bits whichever variant of a loop computes a sum.
+  "-ffp-contract=off",
   "-fPIC",
   "-shared",
   "-I.",

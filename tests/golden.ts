@@ -1,5 +1,11 @@
 /** The reference's results: tests/golden.json, read and compared. */
-import type { Device, DType, Tensor, TensorData } from "../mod.ts";
+import type {
+  Device,
+  DType,
+  MaskedReduction,
+  Tensor,
+  TensorData,
+} from "../mod.ts";
 import { emptyArray } from "../tensor/dtype.ts";
 
 /** An array of golden.json. */
@@ -28,10 +34,28 @@ export interface GoldenCase {
   readonly ranks: readonly GoldenRank[];
 }
 
-/** Every case of fairchem's DDPLoss. */
-export async function readGolden(): Promise<GoldenCase[]> {
+/** One case of `masked_ddp_loss`. */
+export interface MaskedGoldenCase
+  extends Omit<GoldenCase, "reduction" | "ranks"> {
+  readonly reduction: MaskedReduction;
+  readonly coefficient: number;
+  readonly ranks: readonly (Omit<GoldenRank, "unreduced"> & {
+    readonly mask: GoldenArray;
+  })[];
+}
+
+/** golden.json. */
+export interface Golden {
+  /** Every case of fairchem's DDPLoss. */
+  readonly ddp_loss: readonly GoldenCase[];
+  /** Every case of fairchem's DDPMTLoss. */
+  readonly masked_ddp_loss: readonly MaskedGoldenCase[];
+}
+
+/** Reads golden.json. */
+export async function readGolden(): Promise<Golden> {
   const url = new URL("./golden.json", import.meta.url);
-  return JSON.parse(await Deno.readTextFile(url)).ddp_loss;
+  return JSON.parse(await Deno.readTextFile(url));
 }
 
 /** The elements of a golden array. */

@@ -1,39 +1,52 @@
-/** Every case of the reference's DDPLoss, each replica a process of its own. */
+/** Every case of the reference, each replica a process of its own. */
 import { assert, assertEquals } from "@std/assert";
 import { launchReplicas } from "./launch_replicas.ts";
 import { hasGpu } from "./devices.ts";
 import { readGolden } from "./golden.ts";
 
-const cases = await readGolden();
-const worldSizes = [...new Set(cases.map((c) => c.world_size))].sort((a, b) =>
-  a - b
-);
+const golden = await readGolden();
+const SUITES = [
+  {
+    loss: "DDPLoss",
+    cases: golden.ddp_loss,
+    fixture: "tests/fixtures/golden_replica.ts",
+  },
+  {
+    loss: "DDPMTLoss",
+    cases: golden.masked_ddp_loss,
+    fixture: "tests/fixtures/masked_golden_replica.ts",
+  },
+];
 
 for (const device of ["cpu", "cuda"]) {
-  for (const worldSize of worldSizes) {
-    Deno.test({
-      name: `DDPLoss equals the reference on ${worldSize} replicas [${device}]`,
-      ignore: device === "cuda" && !hasGpu,
-      async fn(t): Promise<void> {
-        const { code, stdout, stderr } = await launchReplicas(
-          worldSize,
-          "tests/fixtures/golden_replica.ts",
-          [device],
-        );
-        assertEquals(code, 0, stderr);
-        const results = stdout.split("\n").flatMap((line) => {
-          const json = line.indexOf("{");
-          return json < 0 ? [] : [JSON.parse(line.slice(json))];
-        });
-        for (const golden of cases.filter((c) => c.world_size === worldSize)) {
-          await t.step(golden.name, () => {
-            const mine = results.filter((r) => r.name === golden.name);
-            assertEquals(mine.length, worldSize, "a replica did not report");
-            assertEquals(mine.flatMap((r) => r.failures), []);
+  for (const { loss, cases, fixture } of SUITES) {
+    for (const worldSize of new Set(cases.map((c) => c.world_size))) {
+      Deno.test({
+        name:
+          `${loss} equals the reference on ${worldSize} replicas [${device}]`,
+        ignore: device === "cuda" && !hasGpu,
+        async fn(t): Promise<void> {
+          const { code, stdout, stderr } = await launchReplicas(
+            worldSize,
+            fixture,
+            [device],
+          );
+          assertEquals(code, 0, stderr);
+          const results = stdout.split("\n").flatMap((line) => {
+            const json = line.indexOf("{");
+            return json < 0 ? [] : [JSON.parse(line.slice(json))];
           });
-        }
-        assert(results.length > 0);
-      },
-    });
+          for (const { name, world_size } of cases) {
+            if (world_size !== worldSize) continue;
+            await t.step(name, () => {
+              const mine = results.filter((r) => r.name === name);
+              assertEquals(mine.length, worldSize, "a replica did not report");
+              assertEquals(mine.flatMap((r) => r.failures), []);
+            });
+          }
+          assert(results.length > 0);
+        },
+      });
+    }
   }
 }
