@@ -34,6 +34,12 @@ export class ArgumentError extends AtomlossError {}
 /** A loss of this name is not registered. */
 export class UnknownLossError extends ArgumentError {}
 
+/** The text of a loss does not compile: the compiler's message is in that of the error. */
+export class LossDefinitionError extends ArgumentError {}
+
+/** The gradient of a loss is not the derivative of its value. */
+export class GradientError extends AtomlossError {}
+
 /** A reduction of this name does not exist. */
 export class UnknownReductionError extends ArgumentError {}
 

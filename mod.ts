@@ -29,6 +29,9 @@ export {
 } from "./tensor/optimizers.ts";
 export type { Loss, OutOptions } from "./loss/loss.ts";
 export { L2NormLoss, MAELoss, MSELoss, PerAtomMAELoss } from "./loss/losses.ts";
+export { defineLoss, type LossDefinition } from "./loss/define_loss.ts";
+export { huber, logCosh, smoothL1 } from "./loss/shipped_losses.ts";
+export { checkGradient } from "./loss/check_gradient.ts";
 export { NativeLoss } from "./loss/native_loss.ts";
 export { registerLoss } from "./loss/registry.ts";
 export {

@@ -9,8 +9,13 @@
  * `deno run -A ffi/build.ts cpu` builds it ahead of time and prints its path.
  */
 import { BuildError } from "../errors.ts";
-import { cpuRecipe } from "./cpu_toolchain.ts";
+import { compiler, cpuRecipe } from "./cpu_toolchain.ts";
 import { cudaRecipe } from "./cuda_toolchain.ts";
+import {
+  explainErrors,
+  type LossSource,
+  userLossHeader,
+} from "./loss_source.ts";
 import { runProgram } from "./process.ts";
 import type { Recipe } from "./recipe.ts";
 
@@ -61,37 +66,124 @@ async function exists(path: string): Promise<boolean> {
   }
 }
 
-/** Compiles into a directory of its own, then moves the result into place. */
-async function compile(
-  recipe: Recipe,
-  sources: ReadonlyMap<string, string>,
-  cache: string,
-  path: string,
+/** What to build: the whole library, or a loss for it. */
+interface Plan {
+  /** For the file's name and for messages. */
+  readonly name: string;
+  readonly recipe: Recipe;
+  readonly sources: readonly string[];
+  /** Texts of sources and headers. */
+  readonly texts: ReadonlyMap<string, string>;
+  /** A library to link with. */
+  readonly library?: string;
+}
+
+/** Writes files, with their folders, below a directory. */
+async function writeFiles(
+  directory: string,
+  texts: ReadonlyMap<string, string>,
 ): Promise<void> {
+  for (const [file, text] of texts) {
+    const target = `${directory}/${file}`;
+    await Deno.mkdir(target.slice(0, target.lastIndexOf("/")), {
+      recursive: true,
+    });
+    await Deno.writeTextFile(target, text);
+  }
+}
+
+/** Runs compiler or linker; throws what it says if it fails. */
+async function run(
+  { recipe, name }: Plan,
+  command: readonly string[],
+  directory: string,
+): Promise<void> {
+  const [program, ...args] = command;
+  const done = await runProgram(program!, args, directory);
+  if (done?.success) return;
+  const output = (done?.stderr ?? `${program} is not there`).trim();
+  const advice = recipe.advice(output);
+  throw new BuildError(
+    `the ${name} library does not compile${advice && `: ${advice}`}\n` +
+      output.split("\n").slice(0, OUTPUT_LINES).join("\n"),
+  );
+}
+
+/** Compiles in a directory of its own, then moves the result into place. */
+async function compile(plan: Plan, cache: string, path: string): Promise<void> {
+  const { recipe, sources, texts, library } = plan;
   const directory = await Deno.makeTempDir({ dir: cache, prefix: "build-" });
   try {
-    for (const [file, text] of sources) {
-      const target = `${directory}/${file}`;
-      await Deno.mkdir(target.slice(0, target.lastIndexOf("/")), {
-        recursive: true,
-      });
-      await Deno.writeTextFile(target, text);
+    await writeFiles(directory, texts);
+    // As many at a time as there are processors; none after a failure.
+    const queue = sources.map((source, i) => ({ source, object: `${i}.o` }));
+    const objects = queue.map(({ object }) => object);
+    let failed = false;
+    const worker = async (): Promise<void> => {
+      for (let next = queue.shift(); next && !failed; next = queue.shift()) {
+        try {
+          const command = recipe.compile(next.source, next.object);
+          await run(plan, command, directory);
+        } catch (error) {
+          failed = true;
+          throw error;
+        }
+      }
+    };
+    const workers = Array.from(
+      { length: navigator.hardwareConcurrency },
+      worker,
+    );
+    // All of them: nothing may run any more when the directory is removed.
+    for (const result of await Promise.allSettled(workers)) {
+      if (result.status === "rejected") throw result.reason;
     }
-    const [program, ...args] = recipe.command("library.so");
-    const done = await runProgram(program!, args, directory);
-    if (!done?.success) {
-      const output = (done?.stderr ?? `${program} is not there`).trim();
-      const advice = recipe.advice(output);
-      throw new BuildError(
-        `the native library does not compile${advice && `: ${advice}`}\n` +
-          output.split("\n").slice(0, OUTPUT_LINES).join("\n"),
-      );
-    }
+    await run(plan, recipe.link(objects, "library.so", library), directory);
     // Within one file system a rename is atomic: nobody sees half a library.
     await Deno.rename(`${directory}/library.so`, path);
   } finally {
     await Deno.remove(directory, { recursive: true });
   }
+}
+
+/** Path of what the plan builds, which is compiled if it is not in the cache. */
+async function buildOnce(plan: Plan): Promise<string> {
+  const key = await sha256(
+    JSON.stringify([
+      plan.recipe.identity,
+      [...plan.texts],
+      plan.sources,
+      plan.library,
+    ]),
+  );
+  const cache = cacheDirectory();
+  const path = `${cache}/libatomloss_${plan.name}-${key.slice(0, 16)}.so`;
+  if (await exists(path)) return path;
+
+  await Deno.mkdir(cache, { recursive: true });
+  // Replicas start together: one builds, the others wait and find the result.
+  // The system releases the lock of a process that dies.
+  using lock = await Deno.open(`${cache}/build.lock`, {
+    create: true,
+    write: true,
+  });
+  await lock.lock(true);
+  if (!await exists(path)) {
+    console.error(
+      `atomloss: compiling the ${plan.name} library, once for this machine`,
+    );
+    await compile(plan, cache, path);
+  }
+  return path;
+}
+
+/** Texts of all that a recipe compiles. */
+async function readKernels(recipe: Recipe): Promise<Map<string, string>> {
+  const texts = new Map<string, string>();
+  for (const file of [...recipe.sources, ...recipe.headers]) {
+    texts.set(file, await readKernel(file));
+  }
+  return texts;
 }
 
 /**
@@ -107,32 +199,75 @@ export async function buildLibrary(
     if (await exists(prebuilt)) return prebuilt;
     throw new BuildError(`${variable} names ${prebuilt}, which is not there`);
   }
-
   const recipe = await RECIPES[backend]();
-  const sources = new Map<string, string>();
-  for (const file of recipe.files) sources.set(file, await readKernel(file));
-  const key = await sha256(
-    JSON.stringify([recipe.identity, [...sources]]),
-  );
-  const cache = cacheDirectory();
-  const path = `${cache}/libatomloss_${backend}-${key.slice(0, 16)}.so`;
-  if (await exists(path)) return path;
-
-  await Deno.mkdir(cache, { recursive: true });
-  // Replicas start together: one builds, the others wait and find the result.
-  // The system releases the lock of a process that dies.
-  using lock = await Deno.open(`${cache}/build.lock`, {
-    create: true,
-    write: true,
+  const texts = await readKernels(recipe);
+  return await buildOnce({
+    name: backend,
+    recipe,
+    sources: recipe.sources,
+    texts,
   });
-  await lock.lock(true);
-  if (!await exists(path)) {
-    console.error(
-      `atomloss: compiling the ${backend} library, once for this machine`,
-    );
-    await compile(recipe, sources, cache, path);
+}
+
+/**
+ * Path of a library with the last of the losses that users have defined, which
+ * registers it in `library`.
+ */
+export async function buildUserLoss(
+  backend: keyof typeof RECIPES,
+  losses: readonly LossSource[],
+  library: string,
+): Promise<string> {
+  const recipe = await RECIPES[backend]();
+  const texts = await readKernels(recipe);
+  texts.set(recipe.lossSource, await readKernel(recipe.lossSource));
+  texts.set(
+    "user_losses.h",
+    userLossHeader(recipe.allLosses ? losses : losses.slice(-1)),
+  );
+  return await buildOnce({
+    name: `${backend}_${losses.at(-1)!.name}`,
+    recipe,
+    sources: [recipe.lossSource],
+    texts,
+    library,
+  });
+}
+
+/** What the host compiler says of a loss; nothing if it compiles. */
+export async function checkUserLoss(
+  loss: LossSource,
+): Promise<string | undefined> {
+  const directory = await Deno.makeTempDir({ prefix: "atomloss-" });
+  try {
+    const texts = new Map([["user_losses.h", userLossHeader([loss])]]);
+    for (
+      const file of [
+        "atomloss.h",
+        "defined_losses.h",
+        "loss_ops.h",
+        "check_losses.cpp",
+      ]
+    ) {
+      texts.set(file, await readKernel(file));
+    }
+    await writeFiles(directory, texts);
+    const program = compiler();
+    const done = await runProgram(program, [
+      "-std=c++17",
+      "-fsyntax-only",
+      "-I.",
+      "check_losses.cpp",
+    ], directory);
+    if (done === undefined) {
+      throw new BuildError(
+        `a loss needs a C++ compiler, and '${program}' is not there: install it (Debian: apt-get install g++)`,
+      );
+    }
+    return done.success ? undefined : explainErrors(done.stderr, loss);
+  } finally {
+    await Deno.remove(directory, { recursive: true });
   }
-  return path;
 }
 
 if (import.meta.main) {

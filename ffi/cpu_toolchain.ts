@@ -3,9 +3,13 @@ import { BuildError } from "../errors.ts";
 import { runProgram } from "./process.ts";
 import type { Recipe } from "./recipe.ts";
 
+/** The longest first. */
 const SOURCES = [
-  "status.cpp",
-  "loss_find.cpp",
+  "cpu/losses_float16.cpp",
+  "cpu/losses_bfloat16.cpp",
+  "cpu/losses_float32.cpp",
+  "cpu/losses_float64.cpp",
+  "cpu/collectives.cpp",
   "cpu/device.cpp",
   "cpu/losses.cpp",
   "cpu/matmul.cpp",
@@ -13,21 +17,29 @@ const SOURCES = [
   "cpu/parallel.cpp",
   "cpu/reduce.cpp",
   "cpu/samples.cpp",
-  "cpu/collectives.cpp",
+  "loss_table.cpp",
+  "status.cpp",
 ];
 
 const HEADERS = [
   "atomloss.h",
   "block_cache.h",
+  "defined_losses.h",
   "dispatch.h",
   "half.h",
   "loss_ops.h",
+  "loss_table.h",
   "optimizer_ops.h",
+  "register_losses.h",
   "status.h",
-
+  "user_losses.h",
   "cpu/loss_input.h",
+  "cpu/loss_kernels.h",
   "cpu/parallel.h",
+  "cpu/reduce_kernels.h",
+  "cpu/samples_kernels.h",
   "cpu/stream.h",
+  "cpu/unreduced_kernels.h",
 ];
 
 const FLAGS = [
@@ -42,19 +54,20 @@ const FLAGS = [
   // The same bits whichever variant of a loop computes a sum.
   "-ffp-contract=off",
   "-fPIC",
-  "-shared",
   "-I.",
 ];
 
 /** 512-bit vectors where there are any: g++ prefers 256, which is half as fast here. */
 const X86_FLAGS = ["-mprefer-vector-width=512"];
 
-const LIBRARIES = [
-  "-lopenblas",
-  "-lgloo",
+const LINK_FLAGS = [
+  "-shared",
+  "-pthread",
   // Threads sleep in this library: it must not be unmapped at exit.
   "-Wl,-z,nodelete",
 ];
+
+const LIBRARIES = ["-lopenblas", "-lgloo"];
 
 /** What a compiler or linker says when a Debian package is missing, and which. */
 const MISSING: readonly (readonly [RegExp, string])[] = [
@@ -62,8 +75,8 @@ const MISSING: readonly (readonly [RegExp, string])[] = [
   [/cblas\.h: No such file|cannot find -lopenblas/, "libopenblas-dev"],
 ];
 
-/** The compiler: $CXX, or g++. */
-function compiler(): string {
+/** The compiler of host code: $CXX, or g++. */
+export function compiler(): string {
   return Deno.env.get("CXX") || "g++";
 }
 
@@ -93,6 +106,7 @@ async function identify(flags: readonly string[]): Promise<string> {
     version.stdout.split("\n")[0],
     target ?? native.stderr,
     ...flags,
+    ...LINK_FLAGS,
     ...LIBRARIES,
   ].join("\n");
 }
@@ -101,11 +115,24 @@ async function identify(flags: readonly string[]): Promise<string> {
 export async function cpuRecipe(): Promise<Recipe> {
   const flags = Deno.build.arch === "x86_64" ? [...FLAGS, ...X86_FLAGS] : FLAGS;
   return {
-    files: [...SOURCES, ...HEADERS],
+    sources: SOURCES,
+    lossSource: "cpu/user_losses.cpp",
+    allLosses: false,
+    headers: HEADERS,
     identity: await identify(flags),
-    command: (
+    compile: (
+      source,
+      object,
+    ) => [compiler(), ...flags, "-c", source, "-o", object],
+    link: (objects, output, library) => [
+      compiler(),
+      ...LINK_FLAGS,
+      ...objects,
+      ...(library === undefined ? [] : [library]),
+      "-o",
       output,
-    ) => [compiler(), ...flags, ...SOURCES, "-o", output, ...LIBRARIES],
+      ...LIBRARIES,
+    ],
     advice(stderr): string {
       const packages = MISSING.filter(([pattern]) => pattern.test(stderr))
         .map(([, name]) => name);

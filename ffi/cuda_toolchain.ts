@@ -3,41 +3,56 @@ import { BuildError } from "../errors.ts";
 import { runProgram } from "./process.ts";
 import type { Recipe } from "./recipe.ts";
 
+/** The longest first. */
 const SOURCES = [
-  "status.cpp",
-  "loss_find.cpp",
+  "cuda/reduce_tasks.cu",
+  "cuda/losses_float16.cu",
+  "cuda/losses_bfloat16.cu",
+  "cuda/losses_float32.cu",
+  "cuda/losses_float64.cu",
+  "cuda/collectives.cu",
   "cuda/device.cu",
-  "cuda/reduce.cu",
   "cuda/elementwise.cu",
+  "cuda/losses.cu",
   "cuda/matmul.cu",
   "cuda/optimizers.cu",
-  "cuda/collectives.cu",
+  "cuda/samples.cu",
+  "loss_table.cpp",
+  "status.cpp",
 ];
 
 const HEADERS = [
   "atomloss.h",
   "block_cache.h",
+  "defined_losses.h",
   "dispatch.h",
   "loss_ops.h",
+  "loss_table.h",
   "optimizer_ops.h",
+  "register_losses.h",
   "status.h",
+  "user_losses.h",
   "cuda/block_sum.cuh",
   "cuda/check.cuh",
   "cuda/device.cuh",
   "cuda/half.cuh",
-  "cuda/input.cuh",
+  "cuda/loss_kernels.cuh",
   "cuda/packed.cuh",
   "cuda/reduce_kernels.cuh",
+  "cuda/task.cuh",
 ];
 
 const FLAGS = [
   "-std=c++17",
   "-O3",
-  "-shared",
   "-cudart=shared",
   "-Xcompiler=-fPIC",
   "-I.",
-  "--threads=0", // architectures in parallel
+];
+
+const LINK_FLAGS = [
+  "-shared",
+  "-cudart=shared",
   // The watchdog of a group may still sleep in it when the process ends.
   "-Xlinker=-z,nodelete",
 ];
@@ -190,8 +205,8 @@ export async function cudaRecipe(): Promise<Recipe> {
   const targets = await findTargets();
   const version = (await runProgram(nvcc, ["--version"]))?.stdout ?? "";
   const found = [nccl, cublas];
-  const link = [
-    ...found.flatMap(({ include }) => [`-I${include}`]),
+  const includes = found.map(({ include }) => `-I${include}`);
+  const libraries = [
     ...found.flatMap(({ lib, file }) => [
       `-L${lib}`,
       `-l:${file}`,
@@ -200,11 +215,31 @@ export async function cudaRecipe(): Promise<Recipe> {
     `-Xlinker=-rpath,${home}/lib64`,
   ];
   return {
-    files: [...SOURCES, ...HEADERS],
-    identity: [version, ...FLAGS, ...targets, ...link].join("\n"),
-    command: (
+    sources: SOURCES,
+    lossSource: "cuda/user_losses.cu",
+    allLosses: true,
+    headers: HEADERS,
+    identity: [
+      version,
+      ...FLAGS,
+      ...targets,
+      ...includes,
+      ...LINK_FLAGS,
+      ...libraries,
+    ].join("\n"),
+    compile: (
+      source,
+      object,
+    ) => [nvcc, ...FLAGS, ...targets, ...includes, "-c", source, "-o", object],
+    link: (objects, output, library) => [
+      nvcc,
+      ...LINK_FLAGS,
+      ...objects,
+      ...(library === undefined ? [] : [library]),
+      "-o",
       output,
-    ) => [nvcc, ...FLAGS, ...targets, ...SOURCES, "-o", output, ...link],
+      ...libraries,
+    ],
     advice: () => "",
   };
 }

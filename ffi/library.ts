@@ -8,7 +8,8 @@ import {
   InternalError,
   OutOfMemoryError,
 } from "../errors.ts";
-import { buildLibrary } from "./build.ts";
+import { buildLibrary, buildUserLoss } from "./build.ts";
+import type { LossSource } from "./loss_source.ts";
 import { type Symbols, symbols } from "./symbols.ts";
 
 /** The two native libraries. */
@@ -28,6 +29,11 @@ const ERROR_CLASSES: readonly (new (message: string) => AtomlossError)[] = [
   CollectiveError,
   InternalError,
 ];
+
+/** What the library of a loss that a user defines has: see kernels/register_losses.h. */
+const REGISTER = {
+  al_register_losses: { parameters: [], result: "i32" },
+} as const satisfies Deno.ForeignLibraryInterface;
 
 const MESSAGE_CAPACITY = 4096;
 
@@ -59,6 +65,8 @@ export class Library {
   readonly backend: Backend;
   readonly path: string;
   readonly symbols: Symbols;
+  /** How many of the losses that users have defined it has. */
+  #defined = 0;
 
   private constructor(backend: Backend, path: string, opened: Symbols) {
     this.backend = backend;
@@ -67,6 +75,8 @@ export class Library {
   }
 
   static readonly #open = new Map<Backend, Promise<Library>>();
+  /** The losses that users have defined so far. */
+  static #losses: readonly LossSource[] = [];
 
   /** The library of a backend, built if need be and loaded once. */
   static get(backend: Backend): Promise<Library> {
@@ -93,7 +103,35 @@ export class Library {
       );
     }
     const opened = open(path, symbols);
-    return new Library(backend, path, opened.symbols);
+    const library = new Library(backend, path, opened.symbols);
+    await library.#compileDefined();
+    return library;
+  }
+
+  /** Adds a loss to every library: now to those that are loaded, later to the others. */
+  static async defineLoss(loss: LossSource): Promise<void> {
+    const before = Library.#losses;
+    Library.#losses = [...before, loss];
+    try {
+      for (const library of [...Library.#open.values()]) {
+        await (await library).#compileDefined();
+      }
+    } catch (error) {
+      Library.#losses = before;
+      throw error;
+    }
+  }
+
+  async #compileDefined(): Promise<void> {
+    // Others may be defined while one is compiled.
+    while (this.#defined < Library.#losses.length) {
+      const losses = Library.#losses.slice(0, this.#defined + 1);
+      const path = await buildUserLoss(this.backend, losses, this.path);
+      // Never closed: its kernels are in use from now on.
+      const plugin = open(path, REGISTER);
+      this.check(plugin.symbols.al_register_losses());
+      this.#defined++;
+    }
   }
 
   /** Throws the typed error of a status that is not 0. */

@@ -1,11 +1,22 @@
 /** How one of the native libraries is compiled on this machine. */
 export interface Recipe {
-  /** Sources and headers, relative to kernels/. */
-  readonly files: readonly string[];
+  /** Sources, relative to kernels/. */
+  readonly sources: readonly string[];
+  /** The source of a library of losses that a user defines. */
+  readonly lossSource: string;
+  /** Whether that library needs all losses that were defined, not the new one alone. */
+  readonly allLosses: boolean;
+  readonly headers: readonly string[];
   /** What the result depends on besides the files: compiler, flags, target. */
   readonly identity: string;
-  /** Program and arguments, to be run in the folder that holds the files. */
-  command(output: string): readonly string[];
-  /** Makes the advice for a failed compilation out of the compiler's output. */
+  /** Program and arguments that compile a source, run in the folder of the files. */
+  compile(source: string, object: string): readonly string[];
+  /** The same for linking, with `library` besides the usual ones if it is given. */
+  link(
+    objects: readonly string[],
+    output: string,
+    library?: string,
+  ): readonly string[];
+  /** Makes the advice for a failure out of the output of compiler or linker. */
   advice(stderr: string): string;
 }

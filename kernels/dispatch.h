@@ -2,7 +2,6 @@
 #ifndef ATOMLOSS_DISPATCH_H
 #define ATOMLOSS_DISPATCH_H
 
-#include "loss_ops.h"
 #include "status.h"
 #ifdef __CUDACC__
 #include "cuda/half.cuh"
@@ -33,17 +32,6 @@ al_status with_float_type(int32_t dtype, F&& f) {
   }
   return al_fail(AL_INVALID_ARGUMENT, "dtype %d is not a floating dtype",
                  dtype);
-}
-
-/** f(Loss()) with the struct of loss_ops.h that has this number. */
-template <class F>
-al_status with_loss(int32_t loss, F&& f) {
-  int32_t number = 0;
-#define AL_CASE(Loss) \
-  if (loss == number++) return f(Loss());
-  AL_LOSSES(AL_CASE)
-#undef AL_CASE
-  return al_fail(AL_INVALID_ARGUMENT, "there is no loss number %d", loss);
 }
 
 }  // namespace atomloss

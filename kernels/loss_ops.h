@@ -2,9 +2,10 @@
  * The loss functions: value and gradient of one element or one row, written
  * once and compiled for the host and for the device.
  *
- * To add a loss, write a struct here and name it in AL_LOSSES; the kernels of
- * both libraries are instantiated from that list. (In TypeScript it needs one
- * more line, in loss/losses.ts.)
+ * To add a loss, write a struct here and name it in AL_BUILTIN_LOSSES; the
+ * kernels of both libraries are instantiated from that list. (In TypeScript it
+ * needs one more line, in loss/losses.ts.) What fits one line needs no struct:
+ * see loss/shipped_losses.ts and defineLoss().
  *
  * A struct has
  *   name          by which TypeScript asks for it
@@ -115,9 +116,41 @@ struct L2Norm {
   }
 };
 
+/** Names that the text of a defined loss may use, for float and double. */
+namespace loss_math {
+
+template <class T>
+AL_HD T abs(T x) {
+  return std::fabs(x);
+}
+template <class A, class B>
+AL_HD auto min(A a, B b) {
+  return b < a ? b : a;
+}
+template <class A, class B>
+AL_HD auto max(A a, B b) {
+  return a < b ? b : a;
+}
+using std::cosh;
+using std::exp;
+using std::expm1;
+using std::log;
+using std::log1p;
+using std::pow;
+using std::sinh;
+using std::sqrt;
+using std::tanh;
+
+}  // namespace loss_math
+
 }  // namespace atomloss
 
-/** Every loss, in the order of its number in the ABI. */
-#define AL_LOSSES(X) X(MAE) X(MSE) X(PerAtomMAE) X(L2Norm)
+// Losses from one line each: those of this package, and those of its user.
+#include "defined_losses.h"
+#include "user_losses.h"
+
+/** The losses of this library, in the order of their numbers. */
+#define AL_BUILTIN_LOSSES(X) \
+  X(MAE) X(MSE) X(PerAtomMAE) X(L2Norm) AL_DEFINED_LOSSES(X)
 
 #endif /* ATOMLOSS_LOSS_OPS_H */

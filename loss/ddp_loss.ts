@@ -11,7 +11,6 @@ import {
   outputTensor,
   Tensor,
 } from "../tensor/tensor.ts";
-import "./losses.ts";
 import type { Loss } from "./loss.ts";
 import { checkPair, NativeLoss, prepareInput } from "./native_loss.ts";
 import {

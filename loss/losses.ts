@@ -112,16 +112,6 @@ export class L2NormLoss extends NativeLoss {
   constructor() {
     super("l2norm", "row");
   }
-
-  /** `[N]` for predictions `[N, D]`, D > 1. Throws {@linkcode ShapeError} for any other. */
-  override outputShape(shape: Shape): Shape {
-    if (shape.length === 2 && shape[1]! > 1) return [shape[0]!];
-    throw new ShapeError(
-      `l2norm takes rows of two or more numbers, [N, D], not shape ${
-        formatShape(shape)
-      }`,
-    );
-  }
 }
 
 registerLoss("mae", () => new MAELoss());

@@ -86,12 +86,19 @@ export class NativeLoss implements Loss {
   }
 
   /**
-   * Shape of the unreduced loss for predictions of this shape.
+   * Shape of the unreduced loss for predictions of this shape: the same, or
+   * `[N]` for the rows of `[N, D]`, D > 1.
    *
    * @throws {ShapeError} if predictions cannot have this shape.
    */
   outputShape(shape: Shape): Shape {
-    return shape;
+    if (this.#kind === "element") return shape;
+    if (shape.length === 2 && shape[1]! > 1) return [shape[0]!];
+    throw new ShapeError(
+      `${this.name} takes rows of two or more numbers, [N, D], not shape ${
+        formatShape(shape)
+      }`,
+    );
   }
 
   /**

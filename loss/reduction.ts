@@ -4,6 +4,9 @@ import type { ProcessGroup } from "../distributed/process_group.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { NonFiniteListener, Tensor } from "../tensor/tensor.ts";
 import type { Loss } from "./loss.ts";
+// Registered by name there.
+import "./define_loss.ts";
+import "./losses.ts";
 import { lossNamed } from "./registry.ts";
 
 /** Options of the reduced losses. */

@@ -25,6 +25,11 @@ export function registerLoss(name: string, factory: () => Loss): void {
   factories.set(name, factory);
 }
 
+/** Whether a loss has this name. */
+export function hasLoss(name: string): boolean {
+  return factories.has(name);
+}
+
 /** The loss of this name. Throws {@linkcode UnknownLossError} if there is none. */
 export function lossNamed(name: string): Loss {
   const factory = factories.get(name);

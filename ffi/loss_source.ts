@@ -1,0 +1,118 @@
+/**
+ * Losses written as one line of C++ each, as structs of kernels/loss_ops.h: the
+ * text of kernels/defined_losses.h and of user_losses.h, and what the compiler
+ * says of it in the lines of the one who wrote it.
+ */
+
+/** A loss in C++. Names and numbers have been checked. */
+export interface LossSource {
+  readonly name: string;
+  readonly kind: "element" | "row";
+  readonly natoms: boolean;
+  readonly value: string;
+  readonly grad: string;
+  readonly parameters: Readonly<Record<string, number>>;
+}
+
+/** A number as C++ reads it: JavaScript's shortest form, with a point or an exponent. */
+function literal(value: number): string {
+  const text = String(value);
+  return `T(${/[.e]/.test(text) ? text : `${text}.0`})`;
+}
+
+function functionOf(
+  loss: LossSource,
+  name: "value" | "grad",
+  resume: (line: number) => string,
+): (firstLine: number) => string[] {
+  return (firstLine) => {
+    const perRow = loss.kind === "row";
+    const cppName = perRow && name === "grad" ? "slope" : name;
+    const head = [
+      "  template <class T>",
+      `  AL_HD static T ${cppName}(${
+        perRow ? "T s" : "T p, T t, [[maybe_unused]] T n"
+      }) {`,
+      "    using namespace loss_math;",
+      perRow
+        ? "    [[maybe_unused]] const T r = sqrt(s);"
+        : "    [[maybe_unused]] const T d = p - t;",
+      ...Object.entries(loss.parameters).map(([parameter, value]) =>
+        `    [[maybe_unused]] const T ${parameter} = ${literal(value)};`
+      ),
+      "    return static_cast<T>(",
+      `#line 1 "${loss.name}.${name}"`,
+      ...loss[name].split("\n"),
+    ];
+    return [...head, resume(firstLine + head.length + 1), "    );", "  }"];
+  };
+}
+
+/**
+ * A header with losses.
+ *
+ * @param file Its name.
+ * @param losses In the order of their numbers.
+ * @param lists Macros, and which of the losses each lists.
+ */
+function lossHeader(
+  file: string,
+  losses: readonly LossSource[],
+  lists: Readonly<Record<string, readonly LossSource[]>>,
+): string {
+  const lines = [
+    "/** Written by ffi/loss_source.ts: losses from one line of C++ each. */",
+    "// clang-format off",
+    "namespace atomloss {",
+  ];
+  const resume = (line: number): string => `#line ${line + 1} "${file}"`;
+  for (const loss of losses) {
+    lines.push(
+      "",
+      `struct Defined_${loss.name} {`,
+      `  static constexpr const char* name = "${loss.name}";`,
+      `  static constexpr al_loss_kind kind = ${
+        loss.kind === "row" ? "AL_PER_ROW" : "AL_PER_ELEMENT"
+      };`,
+      `  static constexpr bool uses_natoms = ${loss.natoms};`,
+    );
+    for (const name of ["value", "grad"] as const) {
+      lines.push(...functionOf(loss, name, resume)(lines.length));
+    }
+    lines.push("};");
+  }
+  lines.push("", "}  // namespace atomloss", "");
+  for (const [macro, listed] of Object.entries(lists)) {
+    const names = listed.map(({ name }) => ` X(Defined_${name})`);
+    lines.push(`#define ${macro}(X)${names.join("")}`);
+  }
+  return `${lines.join("\n")}\n`;
+}
+
+/** The text of kernels/defined_losses.h: the losses that come with the package. */
+export function definedLossHeader(losses: readonly LossSource[]): string {
+  return lossHeader("defined_losses.h", losses, { AL_DEFINED_LOSSES: losses });
+}
+
+/** The text of user_losses.h: all that were defined, the last of which is new. */
+export function userLossHeader(losses: readonly LossSource[]): string {
+  return lossHeader("user_losses.h", losses, {
+    AL_USER_LOSSES: losses,
+    AL_NEW_LOSSES: losses.slice(-1),
+  });
+}
+
+/** The compiler's errors in the text of a loss, each with its line and a mark. */
+export function explainErrors(stderr: string, loss: LossSource): string {
+  const errors = stderr.split("\n").flatMap((line) => {
+    const found = /^\w+\.(value|grad):(\d+):(\d+): (?:fatal )?error: .*$/
+      .exec(line);
+    if (found === null) return [];
+    const [text, part, row, column] = found;
+    const source = loss[part as "value" | "grad"].split("\n")[+row! - 1];
+    if (source === undefined) return [text];
+    return [`${text}\n    ${source}\n    ${" ".repeat(+column! - 1)}^`];
+  });
+  // An unclosed bracket is found behind the text: then all that was said.
+  return errors.length > 0 ? [...new Set(errors)].join("\n") : stderr.trim();
+}

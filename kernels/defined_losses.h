@@ -1,0 +1,89 @@
+/** Written by ffi/loss_source.ts: losses from one line of C++ each. */
+// clang-format off
+namespace atomloss {
+
+struct Defined_huber {
+  static constexpr const char* name = "huber";
+  static constexpr al_loss_kind kind = AL_PER_ELEMENT;
+  static constexpr bool uses_natoms = false;
+  template <class T>
+  AL_HD static T value(T p, T t, [[maybe_unused]] T n) {
+    using namespace loss_math;
+    [[maybe_unused]] const T d = p - t;
+    [[maybe_unused]] const T delta = T(1.0);
+    return static_cast<T>(
+#line 1 "huber.value"
+abs(d) < delta ? T(0.5) * d * d : delta * (abs(d) - T(0.5) * delta)
+#line 18 "defined_losses.h"
+    );
+  }
+  template <class T>
+  AL_HD static T grad(T p, T t, [[maybe_unused]] T n) {
+    using namespace loss_math;
+    [[maybe_unused]] const T d = p - t;
+    [[maybe_unused]] const T delta = T(1.0);
+    return static_cast<T>(
+#line 1 "huber.grad"
+max(-delta, min(d, delta))
+#line 29 "defined_losses.h"
+    );
+  }
+};
+
+struct Defined_smooth_l1 {
+  static constexpr const char* name = "smooth_l1";
+  static constexpr al_loss_kind kind = AL_PER_ELEMENT;
+  static constexpr bool uses_natoms = false;
+  template <class T>
+  AL_HD static T value(T p, T t, [[maybe_unused]] T n) {
+    using namespace loss_math;
+    [[maybe_unused]] const T d = p - t;
+    [[maybe_unused]] const T beta = T(1.0);
+    return static_cast<T>(
+#line 1 "smooth_l1.value"
+abs(d) < beta ? T(0.5) * d * d / beta : abs(d) - T(0.5) * beta
+#line 46 "defined_losses.h"
+    );
+  }
+  template <class T>
+  AL_HD static T grad(T p, T t, [[maybe_unused]] T n) {
+    using namespace loss_math;
+    [[maybe_unused]] const T d = p - t;
+    [[maybe_unused]] const T beta = T(1.0);
+    return static_cast<T>(
+#line 1 "smooth_l1.grad"
+max(T(-1), min(d / beta, T(1)))
+#line 57 "defined_losses.h"
+    );
+  }
+};
+
+struct Defined_log_cosh {
+  static constexpr const char* name = "log_cosh";
+  static constexpr al_loss_kind kind = AL_PER_ELEMENT;
+  static constexpr bool uses_natoms = false;
+  template <class T>
+  AL_HD static T value(T p, T t, [[maybe_unused]] T n) {
+    using namespace loss_math;
+    [[maybe_unused]] const T d = p - t;
+    return static_cast<T>(
+#line 1 "log_cosh.value"
+abs(d) < T(1) ? log1p(T(2) * sinh(d / T(2)) * sinh(d / T(2))) : abs(d) + log1p(exp(T(-2) * abs(d))) - T(0.6931471805599453)
+#line 73 "defined_losses.h"
+    );
+  }
+  template <class T>
+  AL_HD static T grad(T p, T t, [[maybe_unused]] T n) {
+    using namespace loss_math;
+    [[maybe_unused]] const T d = p - t;
+    return static_cast<T>(
+#line 1 "log_cosh.grad"
+tanh(d)
+#line 83 "defined_losses.h"
+    );
+  }
+};
+
+}  // namespace atomloss
+
+#define AL_DEFINED_LOSSES(X) X(Defined_huber) X(Defined_smooth_l1) X(Defined_log_cosh)

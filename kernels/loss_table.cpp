@@ -1,0 +1,91 @@
+#include "loss_table.h"
+
+#include <cstring>
+#include <deque>
+#include <mutex>
+
+namespace atomloss {
+namespace {
+
+class Table {
+ public:
+  Table() {
+    int32_t i = 0;
+#define AL_ENTRY(Loss)                                                 \
+  entries_.push_back({Loss::name,                                      \
+                      Loss::kind,                                      \
+                      Loss::uses_natoms,                               \
+                      {builtin_float32()[i], builtin_float64()[i],     \
+                       builtin_float16()[i], builtin_bfloat16()[i]}}); \
+  ++i;
+    AL_BUILTIN_LOSSES(AL_ENTRY)
+#undef AL_ENTRY
+  }
+
+  /** Number of a name; -1 if there is none. */
+  int32_t find(const char* name) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (size_t i = 0; i < entries_.size(); ++i)
+      if (strcmp(entries_[i].name, name) == 0) return static_cast<int32_t>(i);
+    return -1;
+  }
+
+  /** NULL if there is no such number. An entry stays where it is. */
+  const LossEntry* at(int32_t number) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto i = static_cast<size_t>(number);
+    return number >= 0 && i < entries_.size() ? &entries_[i] : nullptr;
+  }
+
+  void add(const LossEntry& entry) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    entries_.push_back(entry);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::deque<LossEntry> entries_;
+};
+
+Table& table() {
+  static Table losses;
+  return losses;
+}
+
+}  // namespace
+
+const LossEntry& loss_entry(int32_t number) {
+  const LossEntry* entry = table().at(number);
+  if (entry == nullptr)
+    throw al_error(
+        al_fail(AL_INVALID_ARGUMENT, "there is no loss number %d", number));
+  return *entry;
+}
+
+al_status register_losses(const LossEntry* entries, int32_t count) {
+  for (int32_t i = 0; i < count; ++i) {
+    const int32_t number = table().find(entries[i].name);
+    if (number < 0) {
+      table().add(entries[i]);
+    } else if (loss_entry(number).kernels[0] != entries[i].kernels[0]) {
+      return al_fail(AL_INVALID_ARGUMENT, "a loss '%s' is there already",
+                     entries[i].name);
+    }
+  }
+  return AL_OK;
+}
+
+}  // namespace atomloss
+
+using namespace atomloss;
+
+al_status al_loss_find(const char* name, int32_t* loss, int32_t* kind) {
+  return al_guard([&]() -> al_status {
+    const int32_t number = table().find(name);
+    if (number < 0)
+      return al_fail(AL_INVALID_ARGUMENT, "the library has no loss '%s'", name);
+    *loss = number;
+    *kind = loss_entry(number).kind;
+    return AL_OK;
+  });
+}

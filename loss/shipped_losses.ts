@@ -1,0 +1,47 @@
+/** The losses of this package that are one line of C++: definitions to use by name, or with other parameters. */
+import type { LossDefinition } from "./define_loss.ts";
+
+/**
+ * Huber loss: d²/2 up to an error of `delta`, linear with the same slope
+ * beyond. Unit: the square of that of the predictions. Source: Huber 1964,
+ * doi:10.1214/aoms/1177703732; as torch.nn.HuberLoss, whose default delta = 1
+ * the loss named `"huber"` has.
+ *
+ * @example
+ * ```ts
+ * import { DDPLoss, defineLoss, huber } from "@atomloss/atomloss";
+ *
+ * await defineLoss("huber_001", { ...huber, parameters: { delta: 0.01 } });
+ * const loss = new DDPLoss("huber_001");
+ * console.log(loss.lossFn.name); // huber_001
+ * ```
+ */
+export const huber: LossDefinition = {
+  value: "abs(d) < delta ? T(0.5) * d * d : delta * (abs(d) - T(0.5) * delta)",
+  grad: "max(-delta, min(d, delta))",
+  parameters: { delta: 1 },
+};
+
+/**
+ * Smooth L1 loss: d²/(2 beta) up to an error of `beta`, |d| − beta/2 beyond.
+ * Unit: that of the predictions. Source: Girshick 2015, arXiv:1504.08083; as
+ * torch.nn.SmoothL1Loss, whose default beta = 1 the loss named `"smooth_l1"`
+ * has.
+ */
+export const smoothL1: LossDefinition = {
+  value: "abs(d) < beta ? T(0.5) * d * d / beta : abs(d) - T(0.5) * beta",
+  grad: "max(T(-1), min(d / beta, T(1)))",
+  parameters: { beta: 1 },
+};
+
+/**
+ * Logarithm of the hyperbolic cosine of the error: d²/2 near 0, |d| − log 2 far
+ * from it, smooth everywhere. Source:
+ * Green 1990, doi:10.1109/42.52985 (log cosh potential).
+ */
+export const logCosh: LossDefinition = {
+  // Near 0 without the cancellation of the form that does not overflow.
+  value: "abs(d) < T(1) ? log1p(T(2) * sinh(d / T(2)) * sinh(d / T(2)))" +
+    " : abs(d) + log1p(exp(T(-2) * abs(d))) - T(0.6931471805599453)",
+  grad: "tanh(d)",
+};
