@@ -38,6 +38,14 @@ export {
   type ValueAndGrad,
 } from "./loss/ddp_loss.ts";
 export {
+  type Compared,
+  type ComparedForces,
+  Metrics,
+  type MetricsBatch,
+  type MetricsOptions,
+  type MetricsReport,
+} from "./loss/metrics.ts";
+export {
   type GroupBackend,
   ProcessGroup,
   type ProcessGroupOptions,

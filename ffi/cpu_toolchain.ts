@@ -9,6 +9,7 @@ const SOURCES = [
   "cpu/device.cpp",
   "cpu/losses.cpp",
   "cpu/matmul.cpp",
+  "cpu/metrics.cpp",
   "cpu/optimizers.cpp",
   "cpu/parallel.cpp",
   "cpu/collectives.cpp",
@@ -20,6 +21,7 @@ const HEADERS = [
   "dispatch.h",
   "half.h",
   "loss_ops.h",
+  "metrics_ops.h",
   "optimizer_ops.h",
   "status.h",
 

@@ -10,6 +10,7 @@ const SOURCES = [
   "cuda/reduce.cu",
   "cuda/elementwise.cu",
   "cuda/matmul.cu",
+  "cuda/metrics.cu",
   "cuda/optimizers.cu",
   "cuda/collectives.cu",
 ];
@@ -19,6 +20,7 @@ const HEADERS = [
   "block_cache.h",
   "dispatch.h",
   "loss_ops.h",
+  "metrics_ops.h",
   "optimizer_ops.h",
   "status.h",
   "cuda/block_sum.cuh",
@@ -26,6 +28,7 @@ const HEADERS = [
   "cuda/device.cuh",
   "cuda/half.cuh",
   "cuda/input.cuh",
+  "cuda/metrics_kernels.cuh",
   "cuda/packed.cuh",
   "cuda/reduce_kernels.cuh",
 ];
