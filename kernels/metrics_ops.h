@@ -11,8 +11,8 @@
 #ifndef ATOMLOSS_METRICS_OPS_H
 #define ATOMLOSS_METRICS_OPS_H
 
+#include <cfloat>
 #include <cmath>
-#include <limits>
 
 #include "loss_ops.h"
 #include "status.h"
@@ -58,8 +58,7 @@ AL_HD StructureSums operator+(const StructureSums& a, const StructureSums& b) {
 
 /** 1 where either is NaN or infinite. */
 AL_HD double not_finite(double p, double t) {
-  constexpr double kLargest = std::numeric_limits<double>::max();
-  return is_finite(p, kLargest) & is_finite(t, kLargest) ? 0.0 : 1.0;
+  return is_finite(p, DBL_MAX) & is_finite(t, DBL_MAX) ? 0.0 : 1.0;
 }
 
 /** What one atom adds. p and t are its three components. */
