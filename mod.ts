@@ -52,6 +52,14 @@ export {
 export type { MaskedReduction, TaskInput } from "./loss/masked_tasks.ts";
 export { Normalizer } from "./loss/normalizer.ts";
 export {
+  type Compared,
+  type ComparedForces,
+  Metrics,
+  type MetricsBatch,
+  type MetricsOptions,
+  type MetricsReport,
+} from "./loss/metrics.ts";
+export {
   type GroupBackend,
   ProcessGroup,
   type ProcessGroupOptions,

@@ -157,6 +157,28 @@ export const symbols = {
     result: status,
   },
 
+  // evaluation
+  al_metrics_add: {
+    parameters: [
+      device,
+      /* structures */ "i64",
+      /* natoms */ memory,
+      /* natoms_dtype */ dtype,
+      /* energy_dtype */ dtype,
+      /* energy_pred */ memory,
+      /* energy_target */ memory,
+      /* atoms */ "i64",
+      /* forces_dtype */ dtype,
+      /* forces_pred */ memory,
+      /* forces_target */ memory,
+      /* mask */ memory,
+      /* energy_threshold */ "f64",
+      /* force_threshold */ "f64",
+      /* sums */ memory,
+    ],
+    result: status,
+  },
+
   // matrix product and optimisers
   al_matmul: {
     parameters: [

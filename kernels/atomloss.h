@@ -75,6 +75,37 @@ typedef struct {
   int64_t nonfinite; /* how many entries of pred were NaN or infinite */
 } al_loss_result;
 
+/**
+ * What evaluation accumulates, in device memory: all doubles, so that one
+ * all-reduce adds those of all replicas; counts are exact up to 2^53. Every
+ * metric is a quotient of two of them. See al_metrics_add.
+ */
+typedef struct {
+  /* of atoms whose forces are compared; d = pred - target of an atom */
+  double atoms;
+  double forces_abs;       /* |d_x| + |d_y| + |d_z| */
+  double forces_square;    /* d_x^2 + d_y^2 + d_z^2 */
+  double forces_norm;      /* ||d|| */
+  double forces_cosine;    /* cosine of the angle between the two forces */
+  double forces_magnitude; /* | ||pred|| - ||target|| | */
+  double forces_nonfinite; /* components with a NaN or infinity in either */
+  /* of structures; d = pred - target of the energy */
+  double structures;
+  double energies; /* structures whose energies are compared */
+  double energy_abs;
+  double energy_square;
+  double energy_within;    /* |d| < energy_threshold */
+  double energy_nonfinite; /* NaN or infinite in either */
+  double energy_per_atom_abs;
+  double energies_per_atom; /* energies of structures with atoms */
+  double forces_judged; /* structures with an atom whose forces are compared */
+  double forces_within; /* of these, all |d_x|, ... < force_threshold */
+  double both_judged;   /* of these, structures whose energies are compared */
+  double both_within;   /* of these, energy and forces within */
+  /* of calls */
+  double bad_natoms; /* calls whose natoms do not describe the forces */
+} al_metrics_sums;
+
 /* ---- library -------------------------------------------------------------*/
 
 /** AL_ABI_VERSION of the library that was loaded. */
@@ -233,6 +264,28 @@ al_status al_nan_to_num(al_device* device, int32_t dtype, const void* x,
 /** grad[i] = 0 wherever x[i] is NaN or infinite. */
 al_status al_zero_nonfinite(al_device* device, int32_t dtype, const void* x,
                             int64_t n, void* grad);
+
+/* ---- evaluation ----------------------------------------------------------*/
+
+/**
+ * Adds a batch to *sums, in device memory. natoms is [structures] in
+ * natoms_dtype (AL_INT32 or AL_INT64). Energies are [structures] in
+ * energy_dtype, forces [atoms, 3] in forces_dtype, structure after structure;
+ * energy_pred or forces_pred is NULL where a batch has none. mask is bool
+ * [atoms], 0 for atoms whose forces are not compared, or NULL: all are. All is
+ * computed in float64. A NaN stays a NaN and is not within any threshold.
+ *
+ * What natoms holds is not trusted: if any is negative, or they do not add up
+ * to atoms, nothing out of bounds is touched and bad_natoms counts this call.
+ */
+al_status al_metrics_add(al_device* device, int64_t structures,
+                         const void* natoms, int32_t natoms_dtype,
+                         int32_t energy_dtype, const void* energy_pred,
+                         const void* energy_target, int64_t atoms,
+                         int32_t forces_dtype, const void* forces_pred,
+                         const void* forces_target, const void* mask,
+                         double energy_threshold, double force_threshold,
+                         al_metrics_sums* sums);
 
 /* ---- matrix product and optimisers ---------------------------------------*/
 

@@ -1,17 +1,18 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { ROOT, startProgram } from "./launch_replicas.ts";
 
-Deno.test("the CUDA kernels of the fused pass compute every loss, run on the host", async () => {
+/** Compiles a program of tests/cuda_emulation and runs it. */
+async function runEmulated(name: string): Promise<void> {
   const directory = await Deno.makeTempDir();
   try {
-    const program = `${directory}/reduce_kernels_test`;
+    const program = `${directory}/${name}`;
     const folder = `${ROOT}tests/cuda_emulation`;
     const compiled = await startProgram("g++", [
       "-std=c++17",
       "-O1",
       `-I${folder}`,
       `-I${ROOT}kernels`,
-      `${folder}/reduce_kernels_test.cpp`,
+      `${folder}/${name}.cpp`,
       "-o",
       program,
     ]).finished();
@@ -22,4 +23,10 @@ Deno.test("the CUDA kernels of the fused pass compute every loss, run on the hos
   } finally {
     await Deno.remove(directory, { recursive: true });
   }
-});
+}
+
+Deno.test("the CUDA kernels of the fused pass compute every loss, run on the host", () =>
+  runEmulated("reduce_kernels_test"));
+
+Deno.test("the CUDA kernels of Metrics sum every batch, run on the host", () =>
+  runEmulated("metrics_kernels_test"));

@@ -1,7 +1,7 @@
 import { assertEquals } from "@std/assert";
 import { startProgram } from "./launch_replicas.ts";
 
-Deno.test("losses have the same bits on any number of threads", async () => {
+Deno.test("losses and Metrics have the same bits on any number of threads", async () => {
   const outputs = await Promise.all(
     ["1", "2", "3", "8"].map(async (threads) => {
       const job = startProgram(
@@ -15,7 +15,7 @@ Deno.test("losses have the same bits on any number of threads", async () => {
     }),
   );
   for (const output of outputs) {
-    // A line per loss, with one digest for all its repetitions.
+    // A line per loss and one for Metrics, with one digest for all its repetitions.
     for (const line of output.trim().split("\n")) {
       assertEquals(line.split(" ").length, 3, line);
     }

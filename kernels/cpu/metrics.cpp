@@ -1,0 +1,188 @@
+/**
+ * Evaluation on the CPU: one pass over the forces in blocks of atoms, whose
+ * borders are not those of the structures, so that one large structure is no
+ * slower than many small ones. A block adds what its atoms add, and marks the
+ * structures whose forces it has seen or found out of the threshold; then one
+ * pass over the structures.
+ */
+#include <algorithm>
+#include <vector>
+
+#include "dispatch.h"
+#include "half.h"
+#include "metrics_ops.h"
+#include "parallel.h"
+#include "status.h"
+
+namespace atomloss {
+namespace {
+
+/** Atoms that go through the vector loop at a time. */
+constexpr int kTile = 128;
+
+/** Atoms of a block. */
+constexpr int64_t kBlock = 32 * kTile;
+
+/** Forces and the structures they belong to. */
+struct Forces {
+  int64_t atoms;
+  const void* pred;
+  const void* target;
+  const uint8_t* mask;
+  double threshold;
+  const std::vector<int64_t>& offsets; /* first atom of each; last: the end */
+
+  int64_t structures() const {
+    return static_cast<int64_t>(offsets.size()) - 1;
+  }
+};
+
+/** Two blocks may share a structure, and then write the same value. */
+void mark(uint8_t* flag) { __atomic_store_n(flag, 1, __ATOMIC_RELAXED); }
+
+/** counts[i], missed[i]: 1 or 0, doubles as all else in the vector loop. */
+template <class S>
+AtomSums sum_tile(const S* pred, const S* target, const double* counts, int n,
+                  double threshold, double* missed) {
+  alignas(64) double p[3 * kTile], t[3 * kTile];
+#pragma omp simd
+  for (int i = 0; i < 3 * n; ++i) {
+    p[i] = static_cast<double>(load(pred[i]));
+    t[i] = static_cast<double>(load(target[i]));
+  }
+  double atoms = 0, abs = 0, square = 0, norm = 0, cosine = 0, magnitude = 0,
+         nonfinite = 0;
+#pragma omp simd reduction(+ : atoms, abs, square, norm, cosine, magnitude, \
+                               nonfinite)
+  for (int i = 0; i < n; ++i) {
+    const AtomSums terms = atom_terms(p + 3 * i, t + 3 * i);
+    const bool within = atom_within(p + 3 * i, t + 3 * i, threshold);
+    // Chosen, not multiplied: a NaN that does not count must vanish.
+    const bool on = counts[i] != 0;
+    atoms += counts[i];
+    abs += on ? terms.abs : 0.0;
+    square += on ? terms.square : 0.0;
+    norm += on ? terms.norm : 0.0;
+    cosine += on ? terms.cosine : 0.0;
+    magnitude += on ? terms.magnitude : 0.0;
+    nonfinite += on ? terms.nonfinite : 0.0;
+    missed[i] = within ? 0.0 : counts[i];
+  }
+  return {atoms, abs, square, norm, cosine, magnitude, nonfinite};
+}
+
+/** Atoms [begin, end); marks their structures in judged and missed. */
+template <class S>
+AtomSums sum_block(const Forces& forces, int64_t begin, int64_t end,
+                   uint8_t* judged, uint8_t* missed) {
+  alignas(64) double counts[kTile], tile_missed[kTile];
+  AtomSums sums = {};
+  int64_t structure = 0, border = begin; /* the next one's first atom */
+  for (int64_t at = begin; at < end; at += kTile) {
+    const int n = static_cast<int>(std::min<int64_t>(kTile, end - at));
+    for (int i = 0; i < n; ++i)
+      counts[i] = !forces.mask || forces.mask[at + i] ? 1.0 : 0.0;
+    sums = sums + sum_tile(static_cast<const S*>(forces.pred) + 3 * at,
+                           static_cast<const S*>(forces.target) + 3 * at,
+                           counts, n, forces.threshold, tile_missed);
+    for (int i = 0; i < n; ++i) {
+      // Without a mask the offsets say which structures have atoms.
+      if (forces.mask ? counts[i] == 0 : tile_missed[i] == 0) continue;
+      if (at + i >= border) {
+        structure =
+            structure_of(at + i, forces.offsets.data(), forces.structures());
+        // Too few atoms in natoms: the rest belongs to no structure.
+        border = structure < forces.structures() ? forces.offsets[structure + 1]
+                                                 : end;
+      }
+      if (structure == forces.structures()) break;
+      mark(judged + structure);
+      if (tile_missed[i] != 0) mark(missed + structure);
+    }
+  }
+  return sums;
+}
+
+template <class S>
+AtomSums sum_forces(const Forces& forces, uint8_t* judged, uint8_t* missed) {
+  std::vector<AtomSums> partials((forces.atoms + kBlock - 1) / kBlock);
+  for_blocks(forces.atoms, kBlock, 3 * forces.atoms,
+             [&](int64_t i, int64_t begin, int64_t end) {
+               partials[i] = sum_block<S>(forces, begin, end, judged, missed);
+             });
+  AtomSums total = {};
+  for (const AtomSums& partial : partials) total = total + partial;
+  return total;
+}
+
+/** Where each structure's atoms begin, and where the last one's end. */
+std::vector<int64_t> find_offsets(const Natoms& natoms, int64_t structures,
+                                  int64_t atoms) {
+  const AddAtoms add = {atoms + 1};
+  std::vector<int64_t> offsets(structures + 1);
+  for (int64_t i = 0; i < structures; ++i)
+    offsets[i + 1] = add(offsets[i], add.clamp(natoms[i]));
+  return offsets;
+}
+
+}  // namespace
+}  // namespace atomloss
+
+using namespace atomloss;
+
+al_status al_metrics_add(al_device*, int64_t structures, const void* natoms,
+                         int32_t natoms_dtype, int32_t energy_dtype,
+                         const void* energy_pred, const void* energy_target,
+                         int64_t atoms, int32_t forces_dtype,
+                         const void* forces_pred, const void* forces_target,
+                         const void* mask, double energy_threshold,
+                         double force_threshold, al_metrics_sums* sums) {
+  return al_guard([&]() -> al_status {
+    if (al_status bad = check_metrics(structures, atoms, natoms_dtype))
+      return bad;
+    const Natoms counts = {natoms, natoms_dtype == AL_INT64};
+    AtomSums atom_sums = {};
+    std::vector<uint8_t> judged(structures), missed(structures);
+    bool bad_natoms = false;
+    if (forces_pred) {
+      const std::vector<int64_t> offsets =
+          find_offsets(counts, structures, atoms);
+      bad_natoms = offsets.back() != atoms;
+      if (!mask) {
+        for (int64_t i = 0; i < structures; ++i)
+          judged[i] = offsets[i + 1] > offsets[i];
+      }
+      const Forces forces = {atoms,           forces_pred,
+                             forces_target,   static_cast<const uint8_t*>(mask),
+                             force_threshold, offsets};
+      const al_status status = with_float_type(forces_dtype, [&](auto type) {
+        using S = typename decltype(type)::type;
+        atom_sums = sum_forces<S>(forces, judged.data(), missed.data());
+        return static_cast<al_status>(AL_OK);
+      });
+      if (status) return status;
+    }
+    StructureSums structure_sums = {};
+    const auto add_structures = [&](auto&& terms) {
+      for (int64_t i = 0; i < structures; ++i) {
+        bad_natoms |= counts[i] < 0;
+        structure_sums =
+            structure_sums + terms(i, Verdict{judged[i] != 0, missed[i] != 0});
+      }
+      add_sums(atom_sums, structure_sums, bad_natoms, sums);
+      return static_cast<al_status>(AL_OK);
+    };
+    if (!energy_pred)
+      return add_structures(
+          [](int64_t, Verdict verdict) { return forces_terms(verdict); });
+    return with_float_type(energy_dtype, [&](auto type) {
+      using S = typename decltype(type)::type;
+      return add_structures([&](int64_t i, Verdict verdict) {
+        return energy_terms(
+            static_cast<double>(load(static_cast<const S*>(energy_pred)[i])),
+            static_cast<double>(load(static_cast<const S*>(energy_target)[i])),
+            counts[i], energy_threshold, verdict);
+      });
+    });
+  });
+}

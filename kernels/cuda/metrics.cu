@@ -1,0 +1,111 @@
+/**
+ * Evaluation on the GPU: three small launches, one for a batch without forces,
+ * and nothing that waits. Here the launcher; the kernels are in
+ * metrics_kernels.cuh.
+ */
+#include "device.cuh"
+#include "metrics_kernels.cuh"
+
+namespace atomloss {
+namespace {
+
+/** Device memory until the end of the scope, for what the stream runs now. */
+class Scratch {
+ public:
+  Scratch(al_device* device, int64_t bytes) : device_(device) {
+    if (al_status bad = al_alloc(device, bytes, &memory_)) throw al_error(bad);
+  }
+  ~Scratch() { al_free(device_, memory_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  void* memory() const { return memory_; }
+
+ private:
+  al_device* device_;
+  void* memory_ = nullptr;
+};
+
+/** Forces of a batch. */
+struct Forces {
+  int32_t dtype;
+  const void* pred;
+  const void* target;
+  const uint8_t* mask;
+  int64_t atoms;
+  double threshold;
+};
+
+/** The first two launches. */
+al_status launch_forces(al_device* device, const Natoms& natoms,
+                        const Forces& forces, const Structures& structures,
+                        AtomSums* partials, int blocks) {
+  const cudaStream_t stream = device->compute;
+  metrics_offsets<<<1, kMetricsThreads, 0, stream>>>(
+      natoms, forces.atoms, forces.mask != nullptr, structures);
+  AL_CHECK(cudaGetLastError());
+  return with_float_type(forces.dtype, [&](auto type) {
+    using S = typename decltype(type)::type;
+    metrics_forces<S><<<blocks, kMetricsThreads, 0, stream>>>(
+        static_cast<const S*>(forces.pred),
+        static_cast<const S*>(forces.target), forces.mask, forces.atoms,
+        forces.threshold, structures, partials);
+    AL_CHECK(cudaGetLastError());
+    return static_cast<al_status>(AL_OK);
+  });
+}
+
+}  // namespace
+}  // namespace atomloss
+
+using namespace atomloss;
+
+al_status al_metrics_add(al_device* device, int64_t structures,
+                         const void* natoms, int32_t natoms_dtype,
+                         int32_t energy_dtype, const void* energy_pred,
+                         const void* energy_target, int64_t atoms,
+                         int32_t forces_dtype, const void* forces_pred,
+                         const void* forces_target, const void* mask,
+                         double energy_threshold, double force_threshold,
+                         al_metrics_sums* sums) {
+  return al_guard([&]() -> al_status {
+    if (al_status bad = check_metrics(structures, atoms, natoms_dtype))
+      return bad;
+    device->use();
+    const Natoms counts = {natoms, natoms_dtype == AL_INT64};
+    const bool has_forces = forces_pred != nullptr;
+    // The grid follows from the sizes alone, and with it the order of the sums.
+    const int blocks =
+        has_forces
+            ? device->grid((atoms + kMetricsThreads - 1) / kMetricsThreads)
+            : 0;
+    const int64_t partial_bytes = blocks * int64_t{sizeof(AtomSums)};
+    const int64_t offset_bytes = (structures + 1) * int64_t{sizeof(int64_t)};
+    const Scratch scratch(
+        device, has_forces ? partial_bytes + offset_bytes + 2 * structures : 0);
+    auto* const partials = static_cast<AtomSums*>(scratch.memory());
+    Structures all = {structures, nullptr, nullptr, nullptr};
+    if (has_forces) {
+      auto* const bytes = static_cast<uint8_t*>(scratch.memory());
+      all.offsets = reinterpret_cast<int64_t*>(bytes + partial_bytes);
+      all.judged = bytes + partial_bytes + offset_bytes;
+      all.missed = all.judged + structures;
+      const Forces forces = {forces_dtype,  forces_pred,
+                             forces_target, static_cast<const uint8_t*>(mask),
+                             atoms,         force_threshold};
+      if (al_status bad =
+              launch_forces(device, counts, forces, all, partials, blocks))
+        return bad;
+    }
+    // Without energies the dtype does not matter.
+    return with_float_type(
+        energy_pred ? energy_dtype : AL_FLOAT64, [&](auto type) {
+          using S = typename decltype(type)::type;
+          metrics_finish<S><<<1, kMetricsThreads, 0, device->compute>>>(
+              counts, atoms, all, partials, blocks,
+              static_cast<const S*>(energy_pred),
+              static_cast<const S*>(energy_target), energy_threshold, sums);
+          AL_CHECK(cudaGetLastError());
+          return static_cast<al_status>(AL_OK);
+        });
+  });
+}

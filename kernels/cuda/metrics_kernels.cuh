@@ -1,0 +1,149 @@
+/**
+ * The kernels of evaluation, apart from their launchers so that
+ * tests/cuda_emulation can run this text on a machine without a GPU.
+ *   metrics_offsets   one block: where the atoms of each structure begin
+ *   metrics_forces    a thread per atom: sums, and marks on its structure
+ *   metrics_finish    one block: the blocks' sums, the structures, the total
+ * A thread per atom, not a block per structure, so that one structure of many
+ * atoms is no slower than many of few. What a structure needs of its atoms is
+ * two bits, for which threads may meet: they all write the same value. Nothing
+ * is indexed with what natoms holds: an atom looks up its structure.
+ */
+#ifndef ATOMLOSS_CUDA_METRICS_KERNELS_CUH
+#define ATOMLOSS_CUDA_METRICS_KERNELS_CUH
+
+#include <cub/block/block_reduce.cuh>
+#include <cub/block/block_scan.cuh>
+
+#include "dispatch.h"
+#include "metrics_ops.h"
+
+namespace atomloss {
+namespace {
+
+/** Threads of a block of each of these kernels. */
+constexpr int kMetricsThreads = 256;
+
+/** Structures as their atoms see them, in scratch memory. */
+struct Structures {
+  int64_t count;
+  int64_t* offsets; /* [count + 1] */
+  uint8_t* judged;  /* [count] */
+  uint8_t* missed;  /* [count] */
+};
+
+struct AddSums {
+  template <class Sums>
+  __device__ __forceinline__ Sums operator()(const Sums& a,
+                                             const Sums& b) const {
+    return a + b;
+  }
+};
+
+/** Sum over the block's threads, in thread 0. */
+template <class Sums>
+__device__ __forceinline__ Sums block_sum(const Sums& mine) {
+  using Reduce = cub::BlockReduce<Sums, kMetricsThreads>;
+  __shared__ typename Reduce::TempStorage storage;
+  return Reduce(storage).Reduce(mine, AddSums());
+}
+
+/** Each thread takes a run of structures; their sums are scanned. */
+__global__ __launch_bounds__(kMetricsThreads) void metrics_offsets(
+    Natoms natoms, int64_t atoms, bool masked, Structures structures) {
+  using Scan = cub::BlockScan<int64_t, kMetricsThreads>;
+  __shared__ typename Scan::TempStorage storage;
+  const AddAtoms add = {atoms + 1};
+  const int64_t run =
+      (structures.count + kMetricsThreads - 1) / kMetricsThreads;
+  const int64_t first = run * threadIdx.x;
+  const int64_t end =
+      first + run < structures.count ? first + run : structures.count;
+
+  int64_t mine = 0;
+  for (int64_t i = first; i < end; ++i) mine = add(mine, add.clamp(natoms[i]));
+  int64_t offset, total;
+  Scan(storage).ExclusiveScan(mine, offset, int64_t{0}, add, total);
+  for (int64_t i = first; i < end; ++i) {
+    const int64_t next = add(offset, add.clamp(natoms[i]));
+    structures.offsets[i] = offset;
+    structures.judged[i] = !masked && next > offset;
+    structures.missed[i] = 0;
+    offset = next;
+  }
+  if (threadIdx.x == 0) structures.offsets[structures.count] = total;
+}
+
+/** Leaves a partial sum per block. mask is NULL where all atoms count. */
+template <class S>
+__global__ __launch_bounds__(kMetricsThreads) void metrics_forces(
+    const S* pred, const S* target, const uint8_t* mask, int64_t atoms,
+    double threshold, Structures structures, AtomSums* partials) {
+  AtomSums sums = {0, 0, 0, 0, 0, 0, 0};
+  for (int64_t atom = int64_t{blockIdx.x} * kMetricsThreads + threadIdx.x;
+       atom < atoms; atom += int64_t{gridDim.x} * kMetricsThreads) {
+    if (mask && !mask[atom]) continue;
+    double p[3], t[3];
+#pragma unroll
+    for (int j = 0; j < 3; ++j) {
+      p[j] = static_cast<double>(load(pred[3 * atom + j]));
+      t[j] = static_cast<double>(load(target[3 * atom + j]));
+    }
+    sums = sums + atom_terms(p, t);
+    const bool missed = !atom_within(p, t, threshold);
+    // Without a mask the offsets say which structures have atoms.
+    if (!missed && !mask) continue;
+    const int64_t structure =
+        structure_of(atom, structures.offsets, structures.count);
+    // Too few atoms in natoms: the rest belongs to no structure.
+    if (structure == structures.count) continue;
+    if (mask) structures.judged[structure] = 1;
+    if (missed) structures.missed[structure] = 1;
+  }
+  const AtomSums block = block_sum(sums);
+  if (threadIdx.x == 0) partials[blockIdx.x] = block;
+}
+
+/**
+ * Adds `blocks` partial sums and all structures to *sums. Without forces
+ * structures.offsets is NULL, without energies energy_pred is.
+ */
+template <class S>
+__global__ __launch_bounds__(kMetricsThreads) void metrics_finish(
+    Natoms natoms, int64_t atoms, Structures structures,
+    const AtomSums* partials, int blocks, const S* energy_pred,
+    const S* energy_target, double threshold, al_metrics_sums* sums) {
+  AtomSums of_atoms = {0, 0, 0, 0, 0, 0, 0};
+  for (int i = threadIdx.x; i < blocks; i += kMetricsThreads)
+    of_atoms = of_atoms + partials[i];
+
+  StructureSums of_structures = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+  int negative = 0;
+  for (int64_t i = threadIdx.x; i < structures.count; i += kMetricsThreads) {
+    Verdict verdict = {false, false};
+    if (structures.offsets) {
+      verdict.judged = structures.judged[i] != 0;
+      verdict.missed = structures.missed[i] != 0;
+    }
+    of_structures =
+        of_structures +
+        (energy_pred ? energy_terms(static_cast<double>(load(energy_pred[i])),
+                                    static_cast<double>(load(energy_target[i])),
+                                    natoms[i], threshold, verdict)
+                     : forces_terms(verdict));
+    negative |= natoms[i] < 0;
+  }
+  const AtomSums all_atoms = block_sum(of_atoms);
+  const StructureSums all_structures = block_sum(of_structures);
+  const int any_negative = block_sum(negative);
+  if (threadIdx.x != 0) return;
+  const bool bad_natoms =
+      any_negative > 0 ||
+      (structures.offsets && structures.offsets[structures.count] != atoms);
+  add_sums(all_atoms, all_structures, bad_natoms, sums);
+}
+
+}  // namespace
+}  // namespace atomloss
+
+#endif /* ATOMLOSS_CUDA_METRICS_KERNELS_CUH */
