@@ -365,29 +365,63 @@ export class ProcessGroup {
   }
 }
 
+/** Counts that are being added up over the replicas. */
+export interface PendingCounts {
+  /**
+   * Writes the sums, or `minimum` where that is larger, into a float64 tensor;
+   * what reads it on the device comes behind the collective. To be called once.
+   */
+  take(minimum: number, totals: Tensor): void;
+  /** Whether the group is gone, and the sums with it. */
+  readonly closed: boolean;
+}
+
 /**
- * Sums counts over the replicas into a float64 tensor, in one collective: those
- * of the host do not delay the device's own work, those of a tensor (int64)
- * come behind what computes them. For the losses of this package.
+ * Starts to add up counts over the replicas, in one collective beside the
+ * device's own work: numbers of the host at once, those of a tensor (int64)
+ * behind what computes them. For the losses of this package.
  */
 export function countAllReduce(
-  device: Device,
   group: ProcessGroup | undefined,
   counts: readonly number[] | Tensor,
-  minimum: number,
-  totals: Tensor,
-): void {
-  const onDevice = counts instanceof Tensor;
-  const { library, handle } = nativeOf(device);
-  library.check(
-    library.symbols.al_count_all_reduce(
-      handle,
-      (group === undefined ? undefined : friend(group))?.handle ?? null,
-      totals.size,
-      onDevice ? null : BigInt64Array.from(counts, BigInt),
-      onDevice ? counts.pointer : null,
-      minimum,
-      totals.pointer,
-    ),
-  );
+): PendingCounts {
+  const native = group === undefined ? undefined : friend(group);
+  const onDevice = counts instanceof Tensor ? counts : undefined;
+  const ticket = new BigInt64Array(1);
+  if (native !== undefined) {
+    const { library, handle } = native;
+    library.check(
+      library.symbols.al_count_all_reduce(
+        handle,
+        onDevice ? onDevice.size : (counts as readonly number[]).length,
+        onDevice ? null : BigInt64Array.from(counts as number[], BigInt),
+        onDevice ? onDevice.pointer : null,
+        ticket,
+      ),
+    );
+  }
+  return {
+    get closed(): boolean {
+      return native?.closed ?? false;
+    },
+    take(minimum, totals): void {
+      if (native?.closed) {
+        throw new DisposedError(
+          "the ProcessGroup of these counts was disposed",
+        );
+      }
+      const { library, handle } = nativeOf(totals.device);
+      library.check(
+        library.symbols.al_count_totals(
+          handle,
+          native?.handle ?? null,
+          ticket[0]!,
+          totals.size,
+          native === undefined ? onDevice!.pointer : null,
+          minimum,
+          totals.pointer,
+        ),
+      );
+    },
+  };
 }

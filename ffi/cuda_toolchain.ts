@@ -34,7 +34,6 @@ const HEADERS = [
   "register_losses.h",
   "status.h",
   "user_losses.h",
-  "cuda/block_sum.cuh",
   "cuda/check.cuh",
   "cuda/device.cuh",
   "cuda/half.cuh",
@@ -42,7 +41,11 @@ const HEADERS = [
   "cuda/metrics_kernels.cuh",
   "cuda/packed.cuh",
   "cuda/reduce_kernels.cuh",
+  "cuda/reduce_tasks.cuh",
+  "cuda/samples_kernels.cuh",
+  "cuda/scratch.cuh",
   "cuda/task.cuh",
+  "cuda/unreduced_kernels.cuh",
 ];
 
 const FLAGS = [

@@ -277,10 +277,20 @@ export const symbols = {
   },
   al_count_all_reduce: {
     parameters: [
-      device,
       group,
       /* n */ "i32",
       /* counts */ host,
+      /* device_counts */ memory,
+      /* ticket */ host,
+    ],
+    result: status,
+  },
+  al_count_totals: {
+    parameters: [
+      device,
+      group,
+      /* ticket */ "i64",
+      /* n */ "i32",
       /* device_counts */ memory,
       /* minimum */ "f64",
       /* totals */ memory,

@@ -351,16 +351,22 @@ al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
                        int32_t root);
 
 /**
- * totals[i] (device memory) = the sum over the replicas of counts[i] (host
- * memory, or device_counts[i] in device memory if counts is NULL), or minimum
- * where that is larger. One collective; with counts it does not delay the
- * device's own work. What reads totals on this device afterwards is ordered
- * behind it. group NULL: this replica alone.
+ * Starts to add up counts over the replicas, in one collective: counts[i] of
+ * host memory, which wait for no work of the device, or device_counts[i] of
+ * device memory if counts is NULL. Nothing waits for it before al_count_totals
+ * is called with *ticket, which must be done exactly once.
  */
-al_status al_count_all_reduce(al_device* device, al_group* group, int32_t n,
-                              const int64_t* counts,
-                              const int64_t* device_counts, double minimum,
-                              double* totals);
+al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
+                              const int64_t* device_counts, int64_t* ticket);
+
+/**
+ * totals[i] (device memory) = the i-th sum behind the ticket, or minimum where
+ * that is larger; what reads totals on this device afterwards is ordered behind
+ * the collective. group NULL: of device_counts, those of this replica alone.
+ */
+al_status al_count_totals(al_device* device, al_group* group, int64_t ticket,
+                          int32_t n, const int64_t* device_counts,
+                          double minimum, double* totals);
 
 /** Returns when every replica has called it and the device is idle. */
 al_status al_barrier(al_group* group);

@@ -1,12 +1,13 @@
 /**
- * What the library of losses that a user defines has: al_register_losses(),
- * which tells the library of the device, with which it is linked, of them. To
- * be included behind the loss_kernels of the device.
+ * Tells the library of a device of the losses that a user defines: part of
+ * al_register_losses(), which their own library has. To be included behind the
+ * loss_kernels of the device.
  */
 #include "loss_table.h"
 
-extern "C" al_status al_register_losses() {
-  using namespace atomloss;
+namespace atomloss {
+
+inline al_status register_new_losses() {
   static const LossEntry entries[] = {
 #define AL_ENTRY(Loss)                                       \
   {Loss::name,                                               \
@@ -17,7 +18,7 @@ extern "C" al_status al_register_losses() {
       AL_NEW_LOSSES(AL_ENTRY)
 #undef AL_ENTRY
   };
-  return al_guard([] {
-    return register_losses(entries, sizeof entries / sizeof *entries);
-  });
+  return register_losses(entries, sizeof entries / sizeof *entries);
 }
+
+}  // namespace atomloss

@@ -2,6 +2,7 @@
 import { ArgumentError, DeviceError, DisposedError } from "../errors.ts";
 import {
   countAllReduce,
+  type PendingCounts,
   type ProcessGroup,
 } from "../distributed/process_group.ts";
 import type { Device } from "../tensor/device.ts";
@@ -16,8 +17,51 @@ export interface Factor {
   readonly normalizer: bigint;
 }
 
-/** The numbers of samples: on the device, or on the host if no replica has others. */
-type Totals = Tensor | readonly number[];
+/** The numbers of samples over all replicas: on the host where there is one replica. */
+type Totals = DeviceTotals | readonly number[];
+
+/** Sums that arrive on the device: nothing waits for them before they are used. */
+class DeviceTotals {
+  readonly device: Device;
+  readonly #n: number;
+  readonly #minimum: number;
+  readonly #pending: PendingCounts;
+  #tensor: Tensor | undefined;
+
+  constructor(
+    device: Device,
+    n: number,
+    minimum: number,
+    pending: PendingCounts,
+  ) {
+    this.device = device;
+    this.#n = n;
+    this.#minimum = minimum;
+    this.#pending = pending;
+  }
+
+  /** The sums as a float64 tensor; from here on the device's work waits for them. */
+  get tensor(): Tensor {
+    if (this.#tensor === undefined) {
+      const tensor = Tensor.empty(this.device, [this.#n], "float64");
+      try {
+        this.#pending.take(this.#minimum, tensor);
+      } catch (error) {
+        tensor.dispose();
+        throw error;
+      }
+      this.#tensor = tensor;
+    }
+    return this.#tensor;
+  }
+
+  [Symbol.dispose](): void {
+    // Sums that nobody has used still have to be taken.
+    if (this.#tensor !== undefined || !this.#pending.closed) {
+      this.tensor.dispose();
+    }
+  }
+}
 
 let create: (totals: Totals, worldSize: number, owner: object) => Normalizer;
 let friend: (
@@ -86,7 +130,7 @@ export class Normalizer implements Disposable {
       );
     }
     const scale = this.#worldSize;
-    if (!(totals instanceof Tensor)) {
+    if (!(totals instanceof DeviceTotals)) {
       return (task) => ({ scale: scale / totals[task]!, normalizer: 0n });
     }
     if (totals.device !== device) {
@@ -94,7 +138,7 @@ export class Normalizer implements Disposable {
         `the normalizer is on ${totals.device.name}, the input on ${device.name}`,
       );
     }
-    const first = addressOf(totals);
+    const first = addressOf(totals.tensor);
     return (task) => ({
       scale,
       normalizer: first + BigInt(task) * DOUBLE_BYTES,
@@ -109,13 +153,16 @@ export class Normalizer implements Disposable {
    */
   async totals(): Promise<number[]> {
     const totals = this.#open();
-    return totals instanceof Tensor ? await totals.toList() : [...totals];
+    return totals instanceof DeviceTotals
+      ? await totals.tensor.toList()
+      : [...totals];
   }
 
   /** Gives its memory back. Safe to call again. */
   [Symbol.dispose](): void {
+    if (this.#disposed) return;
     this.#disposed = true;
-    if (this.#totals instanceof Tensor) this.#totals.dispose();
+    if (this.#totals instanceof DeviceTotals) this.#totals[Symbol.dispose]();
   }
 
   /** The same as disposing. */
@@ -134,7 +181,12 @@ export function normalizerOf(
   if (group === undefined || group.worldSize === 1) {
     return create(samples.map((n) => Math.max(n, minimum)), 1, owner);
   }
-  return onDevice(group.device, group, samples, minimum, owner);
+  const pending = countAllReduce(group, samples);
+  return create(
+    new DeviceTotals(group.device, samples.length, minimum, pending),
+    group.worldSize,
+    owner,
+  );
 }
 
 /** Totals of numbers (int64) that the device computes: enqueues their collective. */
@@ -144,25 +196,12 @@ export function normalizerOfTensor(
   minimum: number,
   owner: object,
 ): Normalizer {
-  return onDevice(samples.device, group, samples, minimum, owner);
-}
-
-function onDevice(
-  device: Device,
-  group: ProcessGroup | undefined,
-  samples: readonly number[] | Tensor,
-  minimum: number,
-  owner: object,
-): Normalizer {
-  const n = samples instanceof Tensor ? samples.size : samples.length;
-  const totals = Tensor.empty(device, [n], "float64");
-  try {
-    countAllReduce(device, group, samples, minimum, totals);
-    return create(totals, group?.worldSize ?? 1, owner);
-  } catch (error) {
-    totals.dispose();
-    throw error;
-  }
+  const pending = countAllReduce(group, samples);
+  return create(
+    new DeviceTotals(samples.device, samples.size, minimum, pending),
+    group?.worldSize ?? 1,
+    owner,
+  );
 }
 
 /** The factor of the mean of each task. Throws unless the normalizer fits this loss and device. */

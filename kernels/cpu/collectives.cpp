@@ -26,6 +26,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
@@ -154,6 +155,8 @@ struct al_group {
   std::string broken;        // why, once a collective has failed
   uint32_t calls = 0;        // collectives so far
   std::vector<char> packed;  // several buffers as one, kept between calls
+  std::map<int64_t, std::vector<int64_t>> counts;  // that nobody has taken yet
+  int64_t next_ticket = 1;
 
   /** Runs a collective with its tag. */
   template <class F>
@@ -391,21 +394,38 @@ al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
   });
 }
 
-al_status al_count_all_reduce(al_device*, al_group* group, int32_t n,
-                              const int64_t* counts,
-                              const int64_t* device_counts, double minimum,
-                              double* totals) {
+al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
+                              const int64_t* device_counts, int64_t* ticket) {
   if (n < 0) return al_fail(AL_INVALID_ARGUMENT, "%d counts to reduce", n);
-  return al_guard([&]() -> al_status {
+  return al_guard([&] {
     const int64_t* mine = counts ? counts : device_counts;
     std::vector<int64_t> sums(mine, mine + n);
+    const Call call("all_reduce of " + std::to_string(n) +
+                    (n == 1 ? " sample count" : " sample counts"));
+    return group->run(call, [&](uint32_t tag) {
+      all_reduce(group, tag, AL_SUM, sums.data(), n);
+      *ticket = group->next_ticket++;
+      group->counts[*ticket] = std::move(sums);
+    });
+  });
+}
+
+al_status al_count_totals(al_device*, al_group* group, int64_t ticket,
+                          int32_t n, const int64_t* device_counts,
+                          double minimum, double* totals) {
+  return al_guard([&]() -> al_status {
+    std::vector<int64_t> sums;
     if (group) {
-      const Call call("all_reduce of " + std::to_string(n) +
-                      (n == 1 ? " sample count" : " sample counts"));
-      const al_status failed = group->run(call, [&](uint32_t tag) {
-        all_reduce(group, tag, AL_SUM, sums.data(), n);
-      });
-      if (failed) return failed;
+      std::lock_guard<std::mutex> lock(group->mutex);
+      const auto found = group->counts.find(ticket);
+      if (found == group->counts.end() ||
+          found->second.size() != static_cast<size_t>(n))
+        return al_fail(AL_INVALID_ARGUMENT, "no %d counts have the ticket %lld",
+                       n, static_cast<long long>(ticket));
+      sums = std::move(found->second);
+      group->counts.erase(found);
+    } else {
+      sums.assign(device_counts, device_counts + n);
     }
     for (int32_t i = 0; i < n; ++i)
       totals[i] = std::max(static_cast<double>(sums[i]), minimum);

@@ -2,3 +2,7 @@
 #include "cpu/loss_kernels.h"
 // Behind it.
 #include "register_losses.h"
+
+extern "C" al_status al_register_losses() {
+  return al_guard([] { return atomloss::register_new_losses(); });
+}

@@ -23,11 +23,8 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-/** Counts that one collective carries at most. */
-constexpr int kMaxCounts = 64;
-
-/** Count collectives that may be under way at once. */
-constexpr int kSlots = 8;
+/** Counts that a kernel takes as its argument. */
+constexpr int kMaxCounts = 256;
 
 constexpr auto kPoll = std::chrono::milliseconds(10);
 
@@ -43,17 +40,27 @@ __global__ void write_counts(const __grid_constant__ Counts counts, int n,
   if (threadIdx.x < n) out[threadIdx.x] = counts.values[threadIdx.x];
 }
 
-__global__ void read_counts(const int64_t* in, int n, double* totals) {
-  if (threadIdx.x < n)
-    totals[threadIdx.x] = static_cast<double>(in[threadIdx.x]);
+__global__ void read_counts(const int64_t* in, int n, double minimum,
+                            double* totals) {
+  const int i = blockIdx.x * kMaxCounts + threadIdx.x;
+  if (i < n) totals[i] = fmax(static_cast<double>(in[i]), minimum);
 }
 
 /* ---- group ---------------------------------------------------------------*/
 
-/** Where the counts of one collective are, and when they may be overwritten. */
+/** The counts of a collective. */
 struct Slot {
-  int64_t* counts;
-  cudaEvent_t read;
+  int64_t* counts = nullptr;   /* [kMaxTasks] */
+  cudaEvent_t ready = nullptr; /* they have been added up */
+  cudaEvent_t read = nullptr;  /* they may be overwritten */
+  bool taken = false;          /* somebody has a ticket for them */
+};
+
+/** How a collective stands to the work of the compute stream. */
+enum class Order {
+  kBetween,       /* behind what was enqueued, before what comes next */
+  kBehindCompute, /* behind what was enqueued; its reader waits for it */
+  kApart          /* its reader waits for it, nothing else */
 };
 
 /** A collective under way. */
@@ -112,9 +119,8 @@ struct al_group {
   bool finished = false; /* every collective is done: its result is good */
   std::thread watchdog;
 
-  Slot slots[kSlots] = {};
-  int next_slot = 0;
-  int* token = nullptr; /* what a barrier reduces */
+  std::deque<Slot> slots; /* as many as were ever taken at once */
+  int* token = nullptr;   /* what a barrier reduces */
 
   Clock::time_point deadline() const {
     return Clock::now() + std::chrono::milliseconds(timeout_ms);
@@ -170,18 +176,41 @@ struct al_group {
     }
   }
 
-  /**
-   * Enqueues a collective on the transfer stream, behind the compute stream's
-   * work if it reads what that writes, and before the compute stream's next.
+  /** A slot that is free; the mutex is held. Its ticket is its number, from 1.
    */
+  Slot& take_slot(int64_t* ticket) {
+    size_t i = 0;
+    while (i < slots.size() && slots[i].taken) ++i;
+    if (i == slots.size()) {
+      Slot slot;
+      AL_CHECK(
+          cudaMalloc(&slot.counts, atomloss::kMaxTasks * sizeof *slot.counts));
+      AL_CHECK(cudaEventCreateWithFlags(&slot.ready, cudaEventDisableTiming));
+      AL_CHECK(cudaEventCreateWithFlags(&slot.read, cudaEventDisableTiming));
+      slots.push_back(slot);
+    }
+    *ticket = static_cast<int64_t>(i) + 1;
+    return slots[i];
+  }
+
+  Slot& taken_slot(int64_t ticket) {
+    const auto i = static_cast<size_t>(ticket - 1);
+    if (ticket < 1 || i >= slots.size() || !slots[i].taken)
+      throw al_error(al_fail(AL_INVALID_ARGUMENT,
+                             "no counts have the ticket %lld",
+                             static_cast<long long>(ticket)));
+    return slots[i];
+  }
+
+  /** Enqueues a collective on the transfer stream. */
   template <class F>
-  void enqueue(const std::string& what, bool after_compute, F&& collective) {
+  void enqueue(const std::string& what, Order order, F&& collective) {
     if (!broken.empty())
       throw al_error(al_fail(AL_COLLECTIVE_FAILED,
                              "%s on rank %d of %d: the group is broken since "
                              "%s",
                              what.c_str(), rank, world_size, broken.c_str()));
-    if (after_compute) {
+    if (order != Order::kApart) {
       const cudaEvent_t ready = take_event();
       AL_CHECK(cudaEventRecord(ready, device->compute));
       AL_CHECK(cudaStreamWaitEvent(device->transfer, ready, 0));
@@ -191,7 +220,8 @@ struct al_group {
     settle(what);
     const cudaEvent_t done = take_event();
     AL_CHECK(cudaEventRecord(done, device->transfer));
-    AL_CHECK(cudaStreamWaitEvent(device->compute, done, 0));
+    if (order == Order::kBetween)
+      AL_CHECK(cudaStreamWaitEvent(device->compute, done, 0));
     pending.push_back({done, deadline(), what});
     changed.notify_all();
   }
@@ -249,10 +279,6 @@ al_status al_group_open(al_device* device, int32_t rank, int32_t world_size,
     group->rank = rank;
     group->world_size = world_size;
     group->timeout_ms = timeout_ms;
-    for (Slot& slot : group->slots) {
-      AL_CHECK(cudaMalloc(&slot.counts, sizeof(Counts)));
-      AL_CHECK(cudaEventCreateWithFlags(&slot.read, cudaEventDisableTiming));
-    }
     AL_CHECK(cudaMalloc(&group->token, sizeof *group->token));
     AL_CHECK(cudaMemset(group->token, 0, sizeof *group->token));
     *out = group.release();
@@ -305,7 +331,9 @@ al_status al_group_close(al_group* group) {
       }
     }
     for (Slot& slot : group->slots) {
+      cudaEventSynchronize(slot.ready);
       cudaEventSynchronize(slot.read);
+      cudaEventDestroy(slot.ready);
       cudaEventDestroy(slot.read);
       cudaFree(slot.counts);
     }
@@ -328,7 +356,7 @@ al_status al_all_reduce(al_group* group, int32_t dtype, int32_t op,
     std::lock_guard<std::mutex> lock(group->mutex);
     const std::string what = "all_reduce of " + std::to_string(count) +
                              (count == 1 ? " tensor" : " tensors");
-    group->enqueue(what, true, [&] {
+    group->enqueue(what, Order::kBetween, [&] {
       AL_CHECK(ncclGroupStart());
       for (int32_t i = 0; i < count; ++i)
         AL_CHECK(ncclAllReduce(buffers[i], buffers[i],
@@ -346,43 +374,75 @@ al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
   return al_guard([&]() -> al_status {
     group->device->use();
     std::lock_guard<std::mutex> lock(group->mutex);
-    group->enqueue("broadcast from rank " + std::to_string(root), true, [&] {
-      AL_CHECK(ncclBroadcast(buffer, buffer, static_cast<size_t>(bytes),
-                             ncclInt8, root, group->communicator,
-                             group->device->transfer));
-    });
+    group->enqueue(
+        "broadcast from rank " + std::to_string(root), Order::kBetween, [&] {
+          AL_CHECK(ncclBroadcast(buffer, buffer, static_cast<size_t>(bytes),
+                                 ncclInt8, root, group->communicator,
+                                 group->device->transfer));
+        });
     return AL_OK;
   });
 }
 
 al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
-                              double* totals) {
-  if (n < 0 || n > kMaxCounts)
+                              const int64_t* device_counts, int64_t* ticket) {
+  if (n < 0 || n > atomloss::kMaxTasks)
     return al_fail(AL_INVALID_ARGUMENT, "%d counts, expected at most %d", n,
-                   kMaxCounts);
+                   atomloss::kMaxTasks);
   return al_guard([&]() -> al_status {
     al_device* device = group->device;
     device->use();
     std::lock_guard<std::mutex> lock(group->mutex);
-    Counts argument = {};
-    std::copy(counts, counts + n, argument.values);
-    Slot& slot = group->slots[group->next_slot];
-    group->next_slot = (group->next_slot + 1) % kSlots;
-    // Not behind the compute stream's work, whose results it does not need:
-    // only behind the reader of what this slot held before.
+    Slot& slot = group->take_slot(ticket);
+    // Behind the reader of what this slot held before. Counts of the host wait
+    // for nothing else, those of the device for what computes them.
     AL_CHECK(cudaStreamWaitEvent(device->transfer, slot.read, 0));
-    group->enqueue("all_reduce of the sample counts", false, [&] {
-      write_counts<<<1, kMaxCounts, 0, device->transfer>>>(argument, n,
-                                                           slot.counts);
-      AL_CHECK(cudaGetLastError());
+    const Order order = counts ? Order::kApart : Order::kBehindCompute;
+    group->enqueue("all_reduce of the sample counts", order, [&] {
+      for (int32_t i = 0; counts && i < n; i += kMaxCounts) {
+        Counts argument = {};
+        const int32_t some = std::min(kMaxCounts, n - i);
+        std::copy(counts + i, counts + i + some, argument.values);
+        write_counts<<<1, kMaxCounts, 0, device->transfer>>>(argument, some,
+                                                             slot.counts + i);
+        AL_CHECK(cudaGetLastError());
+      }
+      if (!counts)
+        AL_CHECK(cudaMemcpyAsync(slot.counts, device_counts,
+                                 static_cast<size_t>(n) * sizeof *device_counts,
+                                 cudaMemcpyDeviceToDevice, device->transfer));
       AL_CHECK(ncclAllReduce(slot.counts, slot.counts, static_cast<size_t>(n),
                              ncclInt64, ncclSum, group->communicator,
                              device->transfer));
     });
-    // On the compute stream: totals may be memory that its work still reads.
-    read_counts<<<1, kMaxCounts, 0, device->compute>>>(slot.counts, n, totals);
-    AL_CHECK(cudaGetLastError());
+    AL_CHECK(cudaEventRecord(slot.ready, device->transfer));
+    slot.taken = true;
+    return AL_OK;
+  });
+}
+
+al_status al_count_totals(al_device* device, al_group* group, int64_t ticket,
+                          int32_t n, const int64_t* device_counts,
+                          double minimum, double* totals) {
+  return al_guard([&]() -> al_status {
+    device->use();
+    const int blocks = (n + kMaxCounts - 1) / kMaxCounts;
+    const auto launch = [&](const int64_t* sums) {
+      if (n == 0) return;
+      read_counts<<<blocks, kMaxCounts, 0, device->compute>>>(sums, n, minimum,
+                                                              totals);
+      AL_CHECK(cudaGetLastError());
+    };
+    if (group == nullptr) {
+      launch(device_counts);
+      return AL_OK;
+    }
+    std::lock_guard<std::mutex> lock(group->mutex);
+    Slot& slot = group->taken_slot(ticket);
+    AL_CHECK(cudaStreamWaitEvent(device->compute, slot.ready, 0));
+    launch(slot.counts);
     AL_CHECK(cudaEventRecord(slot.read, device->compute));
+    slot.taken = false;
     return AL_OK;
   });
 }
@@ -393,7 +453,7 @@ al_status al_barrier(al_group* group) {
     device->use();
     {
       std::lock_guard<std::mutex> lock(group->mutex);
-      group->enqueue("barrier", true, [&] {
+      group->enqueue("barrier", Order::kBetween, [&] {
         AL_CHECK(ncclAllReduce(group->token, group->token, 1, ncclInt32,
                                ncclSum, group->communicator, device->transfer));
       });

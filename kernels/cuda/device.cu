@@ -8,7 +8,6 @@
 #include <cstring>
 #include <memory>
 
-#include "block_sum.cuh"
 #include "device.cuh"
 
 using atomloss::BlockCache;
@@ -170,12 +169,19 @@ al_status al_device_open(int32_t ordinal, al_device** out) {
     uint64_t threshold = UINT64_MAX;
     AL_CHECK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold,
                                      &threshold));
-    AL_CHECK(cudaMalloc(&device->partials, sizeof(atomloss::Partial) *
-                                               device->processors *
-                                               atomloss::kBlocksPerProcessor));
-    AL_CHECK(cudaMalloc(&device->ticket, sizeof(unsigned)));
-    AL_CHECK(
-        cudaMemsetAsync(device->ticket, 0, sizeof(unsigned), device->compute));
+    // A task has a block at least, whatever its share of the grid.
+    atomloss::Scratch& scratch = device->scratch;
+    const size_t slots = static_cast<size_t>(device->processors) *
+                             atomloss::kBlocksPerProcessor +
+                         atomloss::kMaxTasks;
+    const size_t tickets = atomloss::kMaxTasks + 1;
+    AL_CHECK(cudaMalloc(&scratch.partials, slots * sizeof *scratch.partials));
+    AL_CHECK(cudaMalloc(&scratch.tickets, tickets * sizeof *scratch.tickets));
+    AL_CHECK(cudaMalloc(&scratch.values,
+                        atomloss::kMaxTasks * sizeof *scratch.values));
+    AL_CHECK(cudaMemsetAsync(scratch.tickets, 0,
+                             tickets * sizeof *scratch.tickets,
+                             device->compute));
     *out = device.release();
     return AL_OK;
   });
@@ -195,8 +201,9 @@ al_status al_device_close(al_device* device) {
     for (const Staging& staging : device->uploads) free_staging(staging);
     for (const auto& entry : device->downloads) free_staging(entry.second);
     if (device->blas) AL_CHECK(cublasDestroy(device->blas));
-    AL_CHECK(cudaFree(device->partials));
-    AL_CHECK(cudaFree(device->ticket));
+    AL_CHECK(cudaFree(device->scratch.partials));
+    AL_CHECK(cudaFree(device->scratch.tickets));
+    AL_CHECK(cudaFree(device->scratch.values));
     AL_CHECK(cudaStreamDestroy(device->compute));
     AL_CHECK(cudaStreamDestroy(device->transfer));
     delete device;

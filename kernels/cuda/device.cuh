@@ -12,10 +12,9 @@
 
 #include "block_cache.h"
 #include "check.cuh"
+#include "scratch.cuh"
 
 namespace atomloss {
-
-struct Partial; /* of block_sum.cuh */
 
 /** A pinned host block and the event behind its last copy. */
 struct Staging {
@@ -36,8 +35,7 @@ struct al_device {
   cudaStream_t compute;  /* losses, copies, products, steps, in call order */
   cudaStream_t transfer; /* collectives */
   atomloss::BlockCache blocks{INT64_MAX};
-  atomloss::Partial* partials; /* of the reduction that is running */
-  unsigned* ticket;            /* how many of its blocks are done */
+  atomloss::Scratch scratch; /* of the reduction that is running */
 
   std::mutex mutex; /* guards what follows */
   cublasHandle_t blas = nullptr;
@@ -72,5 +70,25 @@ struct al_device {
       throw al_error(al_fail(failure_code, "%s", failure.c_str()));
   }
 };
+
+namespace atomloss {
+
+/** Device memory until the end of a scope, for what the stream runs now. */
+class ScopedBlock {
+ public:
+  ScopedBlock(al_device* device, int64_t bytes) : device_(device) {
+    if (al_status bad = al_alloc(device, bytes, &memory_)) throw al_error(bad);
+  }
+  ~ScopedBlock() { al_free(device_, memory_); }
+  ScopedBlock(const ScopedBlock&) = delete;
+  ScopedBlock& operator=(const ScopedBlock&) = delete;
+  void* memory() const { return memory_; }
+
+ private:
+  al_device* device_;
+  void* memory_ = nullptr;
+};
+
+}  // namespace atomloss
 
 #endif /* ATOMLOSS_CUDA_DEVICE_CUH */

@@ -1,17 +1,12 @@
 /**
- * What has one result per element or row: the unreduced losses, their
- * gradients, and the small passes around losses that are written elsewhere.
- * One thread per element, or per row for losses per row; a training step uses
- * the fused pass of reduce.cu instead.
+ * The small passes around losses that are written elsewhere: one thread per
+ * element. A training step uses the fused pass instead.
  */
 #include "device.cuh"
-#include "input.cuh"
-#include "loss_ops.h"
+#include "reduce_kernels.cuh"
 
 namespace atomloss {
 namespace {
-
-constexpr int kThreads = 256;
 
 /** Enough blocks to fill any GPU; the loops below take the rest. */
 constexpr int64_t kMaxBlocks = 1 << 16;
@@ -25,52 +20,6 @@ __global__ __launch_bounds__(kThreads) void for_each(int64_t n, F body) {
        i += int64_t{gridDim.x} * kThreads)
     body(i);
 }
-
-/** Sum over a row of (p - t)^2. */
-template <class S>
-__device__ compute_t<S> row_square(const Input<S>& in, int64_t row) {
-  compute_t<S> s = 0;
-  for (int64_t i = row * in.cols; i < (row + 1) * in.cols; ++i) {
-    const compute_t<S> d = load(in.pred[i]) - load(in.target[i]);
-    s += d * d;
-  }
-  return s;
-}
-
-template <class Loss, class S>
-struct Forward {
-  Input<S> in;
-  S* out;
-
-  __device__ void operator()(int64_t i) const {
-    if constexpr (Loss::kind == AL_PER_ROW)
-      out[i] = store<S>(Loss::value(row_square(in, i)));
-    else
-      out[i] = store<S>(Loss::value(load(in.pred[i]), load(in.target[i]),
-                                    in.template natoms_at<Loss>(i / in.cols)));
-  }
-};
-
-template <class Loss, class S>
-struct Backward {
-  Input<S> in;
-  const S* grad_output;
-  S* grad;
-
-  __device__ void operator()(int64_t i) const {
-    using T = compute_t<S>;
-    const T upstream = grad_output ? load(grad_output[i]) : T(1);
-    if constexpr (Loss::kind == AL_PER_ROW) {
-      const T slope = upstream * Loss::slope(row_square(in, i));
-      for (int64_t j = i * in.cols; j < (i + 1) * in.cols; ++j)
-        grad[j] = store<S>(slope * (load(in.pred[j]) - load(in.target[j])));
-    } else {
-      grad[i] = store<S>(upstream *
-                         Loss::grad(load(in.pred[i]), load(in.target[i]),
-                                    in.template natoms_at<Loss>(i / in.cols)));
-    }
-  }
-};
 
 template <class S>
 struct Fill {
@@ -121,51 +70,32 @@ al_status launch(al_device* device, int64_t n, F body) {
   return AL_OK;
 }
 
-/** Threads that a loss takes: one per entry of the unreduced loss. */
-template <class Loss, class S>
-int64_t entries(const Input<S>& in) {
-  return Loss::kind == AL_PER_ROW ? in.rows : in.elements();
-}
-
 }  // namespace
 }  // namespace atomloss
 
 using namespace atomloss;
 
-al_status al_loss_forward(al_device* device, int32_t loss, int32_t dtype,
-                          const void* pred, const void* target,
-                          const void* natoms, int32_t natoms_dtype,
-                          int64_t rows, int64_t cols, void* out) {
+al_status al_sum(al_device* device, int32_t dtype, const void* x, int64_t n,
+                 double scale, const double* normalizer,
+                 al_loss_result* result) {
   return al_guard([&] {
-    return with_loss(loss, [&](auto op) {
-      using Loss = decltype(op);
-      return with_float_type(dtype, [&](auto type) {
-        using S = typename decltype(type)::type;
-        const auto in =
-            make_input<Loss, S>(pred, target, natoms, natoms_dtype, rows, cols);
-        return launch(device, entries<Loss>(in),
-                      Forward<Loss, S>{in, static_cast<S*>(out)});
-      });
-    });
-  });
-}
-
-al_status al_loss_backward(al_device* device, int32_t loss, int32_t dtype,
-                           const void* pred, const void* target,
-                           const void* natoms, int32_t natoms_dtype,
-                           int64_t rows, int64_t cols, const void* grad_output,
-                           void* grad) {
-  return al_guard([&] {
-    return with_loss(loss, [&](auto op) {
-      using Loss = decltype(op);
-      return with_float_type(dtype, [&](auto type) {
-        using S = typename decltype(type)::type;
-        const auto in =
-            make_input<Loss, S>(pred, target, natoms, natoms_dtype, rows, cols);
-        return launch(device, entries<Loss>(in),
-                      Backward<Loss, S>{in, static_cast<const S*>(grad_output),
-                                        static_cast<S*>(grad)});
-      });
+    return with_float_type(dtype, [&](auto type) {
+      using S = typename decltype(type)::type;
+      al_loss_task task = {};
+      task.pred = x;
+      task.result = result;
+      task.normalizer = normalizer;
+      task.scale = scale;
+      task.rows = n;
+      task.cols = 1;
+      task.dtype = dtype;
+      task.value_dtype = dtype;
+      device->use();
+      const int grid = device->grid(divide_up(n, int64_t{kThreads} * 8));
+      sum_elements<S>
+          <<<grid, kThreads, 0, device->compute>>>(task, device->scratch);
+      AL_CHECK(cudaGetLastError());
+      return static_cast<al_status>(AL_OK);
     });
   });
 }

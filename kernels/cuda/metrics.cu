@@ -9,22 +9,6 @@
 namespace atomloss {
 namespace {
 
-/** Device memory until the end of the scope, for what the stream runs now. */
-class Scratch {
- public:
-  Scratch(al_device* device, int64_t bytes) : device_(device) {
-    if (al_status bad = al_alloc(device, bytes, &memory_)) throw al_error(bad);
-  }
-  ~Scratch() { al_free(device_, memory_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  void* memory() const { return memory_; }
-
- private:
-  al_device* device_;
-  void* memory_ = nullptr;
-};
-
 /** Forces of a batch. */
 struct Forces {
   int32_t dtype;
@@ -80,7 +64,7 @@ al_status al_metrics_add(al_device* device, int64_t structures,
             : 0;
     const int64_t partial_bytes = blocks * int64_t{sizeof(AtomSums)};
     const int64_t offset_bytes = (structures + 1) * int64_t{sizeof(int64_t)};
-    const Scratch scratch(
+    const ScopedBlock scratch(
         device, has_forces ? partial_bytes + offset_bytes + 2 * structures : 0);
     auto* const partials = static_cast<AtomSums*>(scratch.memory());
     Structures all = {structures, nullptr, nullptr, nullptr};

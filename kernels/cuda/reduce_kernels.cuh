@@ -1,31 +1,99 @@
 /**
  * The kernels of the fused pass, apart from their launchers so that
  * tests/cuda_emulation can run this text on a machine without a GPU.
- *   reduce_elements   losses per element
- *   reduce_forces     losses per row, rows of three
- *   reduce_rows       losses per row, rows of any other length
- *   sum_elements      the plain sum
- * The first two also come in a form for arrays that are not aligned to 16
- * bytes.
+ *
+ * What a block does is one of five bodies:
+ *   packed_elements   losses per element, 16 bytes at a time
+ *   elements          any alignment, weights: one element per thread
+ *   forces            losses per row, rows of three, 16 bytes at a time
+ *   rows              short rows, any alignment, weights: a thread per row
+ *   long_rows         a warp per row
+ * reduce_task() is a kernel for one loss, dtype and body; reduce_tasks() takes
+ * its blocks through a table of any tasks.
+ *
+ * It is bound by memory, so what counts is that every access is 16 bytes wide
+ * and coalesced, that several are in flight per thread before the first is
+ * used, and that there are many blocks when there is much to do.
  */
 #ifndef ATOMLOSS_CUDA_REDUCE_KERNELS_CUH
 #define ATOMLOSS_CUDA_REDUCE_KERNELS_CUH
 
-#include "block_sum.cuh"
-#include "input.cuh"
-#include "loss_ops.h"
 #include "packed.cuh"
+#include "task.cuh"
 
 namespace atomloss {
-namespace {
+
+enum class Body : unsigned char {
+  kPackedElements,
+  kElements,
+  kForces,
+  kRows,
+  kLongRows
+};
 
 /** Packs that a thread has in flight of each input. */
 constexpr int kUnroll = 2;
 
+/** Rows of at most so many elements are one thread's. */
+constexpr int kShortRow = 8;
+
+constexpr int kWarp = 32;
+constexpr int kWarps = kThreads / kWarp;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+/** Tasks of one launch: their table must fit the 4 KiB of its arguments. */
+constexpr int kLaunchTasks = 32;
+
+/** The tasks of a launch and how the grid is shared between them. */
+struct TaskTable {
+  int count;
+  int first_task; /* number of the first among all of the call */
+  int first_block[kLaunchTasks + 1];
+  Body body[kLaunchTasks];
+  al_loss_task tasks[kLaunchTasks];
+};
+static_assert(sizeof(TaskTable) + sizeof(Scratch) + sizeof(Total) <= 4096,
+              "arguments of a kernel");
+
+/** How a task is cut. */
+struct Work {
+  Body body;
+  int64_t tiles; /* the most blocks that have something to do */
+};
+
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+inline Work work_of(const al_loss_task& task, al_loss_kind kind,
+                    int element_bytes) {
+  const bool packed = packable(task.pred, task.target, task.grad) &&
+                      !task.mask && !task.row_weights;
+  const int64_t pack = kPackBytes / element_bytes;
+  if (kind == AL_PER_ELEMENT) {
+    const int64_t n = task.rows * task.cols;
+    if (!packed) return {Body::kElements, divide_up(n, kThreads)};
+    return {Body::kPackedElements, divide_up(n, kThreads * kUnroll * pack)};
+  }
+  if (task.cols == 3 && packed)
+    return {Body::kForces, divide_up(task.rows, kThreads * pack)};
+  if (task.cols <= kShortRow)
+    return {Body::kRows, divide_up(task.rows, kThreads)};
+  return {Body::kLongRows, divide_up(task.rows, kWarps)};
+}
+
+/** Shared memory of a block for rows of three: differences and slopes. */
+template <class S>
+constexpr int kSharedBytes = kThreads* Pack<S>::kSize * 4 *
+                             static_cast<int>(sizeof(compute_t<S>));
+
+namespace {
+
+/* ---- elements ------------------------------------------------------------*/
+
 /** Value and gradient of one element; the gradient is 0 where p is not finite.
  */
-template <class Loss, bool kGrad, class S>
-__device__ __forceinline__ S one_element(S pred, S target, compute_t<S> natoms,
+template <class Loss, class S>
+__device__ __forceinline__ S one_element(const TaskView<S>& in, S pred,
+                                         S target, int64_t i,
                                          compute_t<S> factor, double& sum,
                                          int& nonfinite) {
   using T = compute_t<S>;
@@ -33,34 +101,32 @@ __device__ __forceinline__ S one_element(S pred, S target, compute_t<S> natoms,
   const T raw = load(pred);
   const bool ok = is_finite(raw, kLargest);
   const T p = nan_to_num(raw, kLargest);
-  const T t = load(target);
+  const T t = in.read_target(target);
+  const T natoms = in.template natoms_at<Loss>(i);
   sum += static_cast<double>(Loss::value(p, t, natoms));
   nonfinite += !ok;
-  if constexpr (!kGrad) return S();
   return store<S>(ok ? factor * Loss::grad(p, t, natoms) : T(0));
 }
 
 /**
- * Losses per element. A block takes tiles of kThreads * kUnroll packs; what is
- * left of less than a pack is done by the first threads of the grid.
+ * A block takes tiles of kThreads * kUnroll packs; what is left of less than a
+ * pack is done by the first threads of the task.
  */
-template <class Loss, bool kGrad, class S>
-__global__ __launch_bounds__(kThreads,
-                             kMinBlocks) void reduce_elements(Input<S> in,
-                                                              Output out,
-                                                              S* grad) {
+template <class Loss, class S>
+__device__ __forceinline__ Partial packed_elements(const TaskView<S>& in,
+                                                   const Share& share) {
   using T = compute_t<S>;
   constexpr int kSize = Pack<S>::kSize;
   constexpr int64_t kTilePacks = kThreads * kUnroll;
-  const T factor = static_cast<T>(out.factor());
+  const T factor = static_cast<T>(factor_of(in.task));
   const int64_t n = in.elements();
   const int64_t packs = n / kSize;
   double sum = 0;
   int nonfinite = 0;
   long long total_nonfinite = 0;
 
-  for (int64_t tile = blockIdx.x; tile * kTilePacks < packs;
-       tile += gridDim.x) {
+  for (int64_t tile = share.block(); tile * kTilePacks < packs;
+       tile += share.blocks) {
     const int64_t first = tile * kTilePacks + threadIdx.x;
     Pack<S> p[kUnroll], t[kUnroll];
 #pragma unroll
@@ -78,75 +144,78 @@ __global__ __launch_bounds__(kThreads,
       Pack<S> g;
 #pragma unroll
       for (int j = 0; j < kSize; ++j)
-        g.values[j] = one_element<Loss, kGrad>(
-            p[u].values[j], t[u].values[j],
-            in.template natoms_at<Loss>(i * kSize + j), factor, sum, nonfinite);
-      if (kGrad) store_pack(grad, i, g);
+        g.values[j] = one_element<Loss>(in, p[u].values[j], t[u].values[j],
+                                        i * kSize + j, factor, sum, nonfinite);
+      if (in.grad) store_pack(in.grad, i, g);
     }
     total_nonfinite += nonfinite;
     nonfinite = 0;
   }
   const int64_t i =
-      packs * kSize + int64_t{blockIdx.x} * kThreads + threadIdx.x;
+      packs * kSize + int64_t{share.block()} * kThreads + threadIdx.x;
   if (i < n) {
-    const S g = one_element<Loss, kGrad>(in.pred[i], in.target[i],
-                                         in.template natoms_at<Loss>(i), factor,
-                                         sum, nonfinite);
-    if (kGrad) grad[i] = g;
+    const S g = one_element<Loss>(in, in.pred[i], in.target[i], i, factor, sum,
+                                  nonfinite);
+    if (in.grad) in.grad[i] = g;
   }
-  finish_sum({sum, total_nonfinite + nonfinite}, out);
+  return {sum, total_nonfinite + nonfinite};
 }
 
-/** The same for arrays of any alignment: one element at a time. */
-template <class Loss, bool kGrad, class S>
-__global__ __launch_bounds__(
-    kThreads, kMinBlocks) void reduce_elements_unaligned(Input<S> in,
-                                                         Output out, S* grad) {
+/** Any alignment, weights: one element at a time. */
+template <class Loss, class S>
+__device__ __forceinline__ Partial elements(const TaskView<S>& in,
+                                            const Share& share) {
   using T = compute_t<S>;
-  const T factor = static_cast<T>(out.factor());
+  const T factor = static_cast<T>(factor_of(in.task));
   const int64_t n = in.elements();
   double sum = 0;
   long long total_nonfinite = 0;
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < n;
-       i += int64_t{gridDim.x} * kThreads) {
-    int nonfinite = 0;
-    const S g = one_element<Loss, kGrad>(in.pred[i], in.target[i],
-                                         in.template natoms_at<Loss>(i), factor,
-                                         sum, nonfinite);
-    if (kGrad) grad[i] = g;
-    total_nonfinite += nonfinite;
+  for (int64_t i = int64_t{share.block()} * kThreads + threadIdx.x; i < n;
+       i += int64_t{share.blocks} * kThreads) {
+    const T weight = in.element_weight(i);
+    S g = store<S>(T(0));
+    if (weight != T(0)) {
+      double value = 0;
+      int nonfinite = 0;
+      g = one_element<Loss>(in, in.pred[i], in.target[i], i, factor * weight,
+                            value, nonfinite);
+      sum += static_cast<double>(weight) * value;
+      total_nonfinite += nonfinite;
+    }
+    if (in.grad) in.grad[i] = g;
   }
-  finish_sum({sum, total_nonfinite}, out);
+  return {sum, total_nonfinite};
 }
 
-constexpr int kWarp = 32;
-constexpr int kWarps = kThreads / kWarp;
-constexpr unsigned kAllLanes = 0xffffffffu;
+/* ---- rows ----------------------------------------------------------------*/
 
-/** One row at a time, one lane after another: the end of reduce_forces. */
-template <class Loss, bool kGrad, class S>
-__device__ __forceinline__ void one_force(const Input<S>& in, int64_t row,
-                                          compute_t<S> factor, double& sum,
-                                          int& nonfinite, S* grad) {
+/** A row by one thread. */
+template <class Loss, class S>
+__device__ __forceinline__ void one_row(const TaskView<S>& in, int64_t row,
+                                        compute_t<S> factor, double& sum,
+                                        long long& nonfinite) {
   using T = compute_t<S>;
   constexpr T kLargest = Dtype<S>::largest;
-  T d[3];
-  bool ok[3];
+  const int cols = static_cast<int>(in.cols);
+  const S* const pred = in.pred + row * cols;
+  const S* const target = in.target + row * cols;
+  const T weight = in.row_weight(row);
   T s = 0;
-#pragma unroll
-  for (int j = 0; j < 3; ++j) {
-    const T raw = load(in.pred[3 * row + j]);
-    ok[j] = is_finite(raw, kLargest);
-    d[j] = nan_to_num(raw, kLargest) - load(in.target[3 * row + j]);
-    s += d[j] * d[j];
-    nonfinite += !ok[j];
+  for (int j = 0; j < cols; ++j) {
+    const T raw = load(pred[j]);
+    if (weight != T(0)) nonfinite += !is_finite(raw, kLargest);
+    const T d = nan_to_num(raw, kLargest) - in.read_target(target[j]);
+    s += d * d;
   }
-  sum += static_cast<double>(Loss::value(s));
-  if constexpr (kGrad) {
-    const T slope = factor * Loss::slope(s);
-#pragma unroll
-    for (int j = 0; j < 3; ++j)
-      grad[3 * row + j] = store<S>(ok[j] ? slope * d[j] : T(0));
+  if (weight != T(0))
+    sum += static_cast<double>(weight) * static_cast<double>(Loss::value(s));
+  if (in.grad == nullptr) return;
+  const T slope = factor * weight * Loss::slope(s);
+  for (int j = 0; j < cols; ++j) {
+    const T raw = load(pred[j]);
+    const bool ok = weight != T(0) && is_finite(raw, kLargest);
+    in.grad[row * cols + j] =
+        store<S>(ok ? slope * (raw - in.read_target(target[j])) : T(0));
   }
 }
 
@@ -158,30 +227,25 @@ __device__ __forceinline__ void one_force(const Input<S>& in, int64_t row,
  * slopes, and multiplies the differences it has kept. Only the lanes of one
  * warp share anything, so no block-wide barrier is needed.
  */
-template <class Loss, bool kGrad, class S>
-__global__ __launch_bounds__(kThreads,
-                             kMinBlocks) void reduce_forces(Input<S> in,
-                                                            Output out,
-                                                            S* grad) {
+template <class Loss, class S>
+__device__ __forceinline__ Partial forces(const TaskView<S>& in,
+                                          const Share& share, void* shared) {
   using T = compute_t<S>;
   constexpr T kLargest = Dtype<S>::largest;
   constexpr int kSize = Pack<S>::kSize;
   constexpr int kRows = kWarp * kSize; /* of a warp's tile */
-  alignas(kPackBytes) __shared__ T differences[kWarps][3 * kRows];
-  __shared__ T slopes[kWarps][kRows];
   const int warp = threadIdx.x / kWarp;
   const int lane = threadIdx.x % kWarp;
-  T* const my_differences = differences[warp];
-  T* const my_slopes = slopes[warp];
+  T* const my_differences = static_cast<T*>(shared) + warp * 4 * kRows;
+  T* const my_slopes = my_differences + 3 * kRows;
 
-  const T factor = static_cast<T>(out.factor());
+  const T factor = static_cast<T>(factor_of(in.task));
   const int64_t tiles = in.rows / kRows;
-  const int64_t warps = int64_t{gridDim.x} * kWarps;
+  const int64_t warps = int64_t{share.blocks} * kWarps;
   double sum = 0;
-  long long total_nonfinite = 0;
-  int nonfinite = 0;
+  long long nonfinite = 0;
 
-  for (int64_t tile = int64_t{blockIdx.x} * kWarps + warp; tile < tiles;
+  for (int64_t tile = int64_t{share.block()} * kWarps + warp; tile < tiles;
        tile += warps) {
     const int64_t first = tile * 3 * kWarp + lane;
     Pack<S> p[3], t[3];
@@ -198,7 +262,7 @@ __global__ __launch_bounds__(kThreads,
       for (int j = 0; j < kSize; ++j) {
         const T raw = load(p[u].values[j]);
         if (!is_finite(raw, kLargest)) bad |= 1u << (u * kSize + j);
-        d[u][j] = nan_to_num(raw, kLargest) - load(t[u].values[j]);
+        d[u][j] = nan_to_num(raw, kLargest) - in.read_target(t[u].values[j]);
       }
       // In packs again: element by element the lanes would meet in banks.
       constexpr int kWords = Pack<T>::kSize;
@@ -211,8 +275,7 @@ __global__ __launch_bounds__(kThreads,
         packs[((u * kWarp + lane) * kSize + j) / kWords] = pack;
       }
     }
-    nonfinite = __popc(bad);
-    total_nonfinite += nonfinite;
+    nonfinite += __popc(bad);
     __syncwarp(kAllLanes);
 #pragma unroll
     for (int k = 0; k < kSize; ++k) {
@@ -222,10 +285,10 @@ __global__ __launch_bounds__(kThreads,
       const T z = my_differences[3 * row + 2];
       const T s = x * x + y * y + z * z;
       sum += static_cast<double>(Loss::value(s));
-      if (kGrad) my_slopes[row] = factor * Loss::slope(s);
+      if (in.grad) my_slopes[row] = factor * Loss::slope(s);
     }
     __syncwarp(kAllLanes);
-    if constexpr (kGrad) {
+    if (in.grad) {
 #pragma unroll
       for (int u = 0; u < 3; ++u) {
         Pack<S> g;
@@ -235,87 +298,120 @@ __global__ __launch_bounds__(kThreads,
           const bool ok = !(bad >> (u * kSize + j) & 1);
           g.values[j] = store<S>(ok ? my_slopes[element / 3] * d[u][j] : T(0));
         }
-        store_pack(grad, first + u * kWarp, g);
+        store_pack(in.grad, first + u * kWarp, g);
       }
     }
   }
   // Fewer rows than a warp's tile are left.
-  nonfinite = 0;
   const int64_t row =
-      tiles * kRows + int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (row < in.rows)
-    one_force<Loss, kGrad>(in, row, factor, sum, nonfinite, grad);
-  finish_sum({sum, total_nonfinite + nonfinite}, out);
+      tiles * kRows + int64_t{share.block()} * kThreads + threadIdx.x;
+  if (row < in.rows) one_row<Loss>(in, row, factor, sum, nonfinite);
+  return {sum, nonfinite};
 }
 
-/** Rows of three in arrays of any alignment: a thread per row. */
-template <class Loss, bool kGrad, class S>
-__global__ __launch_bounds__(kThreads, kMinBlocks) void reduce_forces_unaligned(
-    Input<S> in, Output out, S* grad) {
-  const auto factor = static_cast<compute_t<S>>(out.factor());
+/** Short rows, any alignment, weights: a thread per row. */
+template <class Loss, class S>
+__device__ __forceinline__ Partial rows(const TaskView<S>& in,
+                                        const Share& share) {
+  const auto factor = static_cast<compute_t<S>>(factor_of(in.task));
   double sum = 0;
-  long long total_nonfinite = 0;
-  for (int64_t row = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-       row < in.rows; row += int64_t{gridDim.x} * kThreads) {
-    int nonfinite = 0;
-    one_force<Loss, kGrad>(in, row, factor, sum, nonfinite, grad);
-    total_nonfinite += nonfinite;
-  }
-  finish_sum({sum, total_nonfinite}, out);
+  long long nonfinite = 0;
+  for (int64_t row = int64_t{share.block()} * kThreads + threadIdx.x;
+       row < in.rows; row += int64_t{share.blocks} * kThreads)
+    one_row<Loss>(in, row, factor, sum, nonfinite);
+  return {sum, nonfinite};
 }
 
-/** Rows of any length: a warp per row. */
-template <class Loss, bool kGrad, class S>
-__global__ __launch_bounds__(kThreads, kMinBlocks) void reduce_rows(Input<S> in,
-                                                                    Output out,
-                                                                    S* grad) {
+/** Rows of any length, any alignment, weights: a warp per row. */
+template <class Loss, class S>
+__device__ __forceinline__ Partial long_rows(const TaskView<S>& in,
+                                             const Share& share) {
   using T = compute_t<S>;
   constexpr T kLargest = Dtype<S>::largest;
   const int lane = threadIdx.x % kWarp;
-  const T factor = static_cast<T>(out.factor());
-  const int64_t warps = int64_t{gridDim.x} * kWarps;
+  const T factor = static_cast<T>(factor_of(in.task));
+  const int64_t warps = int64_t{share.blocks} * kWarps;
   double sum = 0;
   long long nonfinite = 0;
-  for (int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
+  for (int64_t row = int64_t{share.block()} * kWarps + threadIdx.x / kWarp;
        row < in.rows; row += warps) {
     const S* p = in.pred + row * in.cols;
     const S* t = in.target + row * in.cols;
+    const T weight = in.row_weight(row);
     T s = 0;
     for (int64_t j = lane; j < in.cols; j += kWarp) {
       const T raw = load(p[j]);
-      nonfinite += !is_finite(raw, kLargest);
-      const T d = nan_to_num(raw, kLargest) - load(t[j]);
+      if (weight != T(0)) nonfinite += !is_finite(raw, kLargest);
+      const T d = nan_to_num(raw, kLargest) - in.read_target(t[j]);
       s += d * d;
     }
     // Butterfly: every lane has the sum, added in the same order.
 #pragma unroll
     for (int offset = kWarp / 2; offset > 0; offset /= 2)
       s += __shfl_xor_sync(kAllLanes, s, offset);
-    if (lane == 0) sum += static_cast<double>(Loss::value(s));
-    if constexpr (kGrad) {
-      const T slope = factor * Loss::slope(s);
-      S* g = grad + row * in.cols;
-      for (int64_t j = lane; j < in.cols; j += kWarp) {
-        const T raw = load(p[j]);
-        g[j] = store<S>(is_finite(raw, kLargest) ? slope * (raw - load(t[j]))
-                                                 : T(0));
-      }
+    if (lane == 0 && weight != T(0))
+      sum += static_cast<double>(weight) * static_cast<double>(Loss::value(s));
+    if (in.grad == nullptr) continue;
+    const T slope = factor * weight * Loss::slope(s);
+    S* g = in.grad + row * in.cols;
+    for (int64_t j = lane; j < in.cols; j += kWarp) {
+      const T raw = load(p[j]);
+      const bool ok = weight != T(0) && is_finite(raw, kLargest);
+      g[j] = store<S>(ok ? slope * (raw - in.read_target(t[j])) : T(0));
     }
   }
-  finish_sum({sum, nonfinite}, out);
+  return {sum, nonfinite};
 }
 
-/** Sum of all elements. */
+/* ---- kernels -------------------------------------------------------------*/
+
+/** A body that may be known when this is compiled, or only when it runs. */
+template <class Loss, class S>
+__device__ __forceinline__ Partial run_body(Body body, const al_loss_task& task,
+                                            const Share& share, void* shared) {
+  const TaskView<S> in(task);
+  if constexpr (Loss::kind == AL_PER_ELEMENT) {
+    if (body == Body::kPackedElements) return packed_elements<Loss>(in, share);
+    return elements<Loss>(in, share);
+  } else {
+    if (body == Body::kForces) return forces<Loss>(in, share, shared);
+    if (body == Body::kRows) return rows<Loss>(in, share);
+    return long_rows<Loss>(in, share);
+  }
+}
+
+/** One task with all blocks; number is its among those of the total. */
+template <class Loss, class S, Body kBody>
+__global__ __launch_bounds__(kThreads, kMinBlocks) void reduce_task(
+    const __grid_constant__ al_loss_task task, int number, Scratch scratch,
+    Total total) {
+  constexpr int kBytes = kBody == Body::kForces ? kSharedBytes<S> : 1;
+  alignas(kPackBytes) __shared__ char shared[kBytes];
+  const Share share = {number, 0, static_cast<int>(gridDim.x)};
+  const Partial mine = run_body<Loss, S>(kBody, task, share, shared);
+  finish_task(mine, task, share, scratch, total);
+}
+
+/** Sum of all elements, as the pred of a task. */
 template <class S>
-__global__ __launch_bounds__(kThreads,
-                             kMinBlocks) void sum_elements(const S* x,
-                                                           int64_t n,
-                                                           Output out) {
+__global__ __launch_bounds__(kThreads, kMinBlocks) void sum_elements(
+    const __grid_constant__ al_loss_task task, Scratch scratch) {
+  const TaskView<S> in(task);
+  const int64_t n = in.elements();
   double sum = 0;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < n;
        i += int64_t{gridDim.x} * kThreads)
-    sum += static_cast<double>(load(x[i]));
-  finish_sum({sum, 0}, out);
+    sum += static_cast<double>(load(in.pred[i]));
+  finish_task({sum, 0}, task, {0, 0, static_cast<int>(gridDim.x)}, scratch,
+              {nullptr, 0});
+}
+
+/** The share of this block's task. */
+__device__ __forceinline__ Share share_of(const TaskTable& table, int& i) {
+  i = 0;
+  while (static_cast<int>(blockIdx.x) >= table.first_block[i + 1]) ++i;
+  return {table.first_task + i, table.first_block[i],
+          table.first_block[i + 1] - table.first_block[i]};
 }
 
 }  // namespace

@@ -23,6 +23,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __shared__ static /* blocks run one after the other */
 
 struct Index {
@@ -142,6 +143,13 @@ T __shfl_xor_sync(unsigned lanes, T value, int mask) {
 inline unsigned atomicInc(unsigned* address, unsigned limit) {
   const unsigned old = *address;
   *address = old >= limit ? 0 : old + 1;
+  return old;
+}
+
+template <class T>
+T atomicAdd(T* address, T value) {
+  const T old = *address;
+  *address = old + value;
   return old;
 }
 

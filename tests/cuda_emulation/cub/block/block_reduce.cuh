@@ -25,6 +25,9 @@ class BlockReduce {
       for (int i = 1; i < kThreads; ++i) total = op(total, storage_.values[i]);
     return total;
   }
+  T Sum(T mine) {
+    return Reduce(mine, [](T a, T b) { return a + b; });
+  }
 
  private:
   TempStorage& storage_;

@@ -1,0 +1,10 @@
+/** The losses of this library for bfloat16: compiled beside the other dtypes.
+ */
+#include "cuda/loss_kernels.cuh"
+
+const atomloss::LossKernels* const* atomloss::builtin_bfloat16() {
+#define AL_KERNELS(Loss) &loss_kernels<Loss, bfloat16>,
+  static constexpr const LossKernels* all[] = {AL_BUILTIN_LOSSES(AL_KERNELS)};
+#undef AL_KERNELS
+  return all;
+}

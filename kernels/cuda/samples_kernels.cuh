@@ -1,0 +1,151 @@
+/**
+ * The kernels behind al_count_samples(), apart from their launchers so that
+ * tests/cuda_emulation can run this text on a machine without a GPU. Counts are
+ * integers: the order in which atomics add them does not matter.
+ */
+#ifndef ATOMLOSS_CUDA_SAMPLES_KERNELS_CUH
+#define ATOMLOSS_CUDA_SAMPLES_KERNELS_CUH
+
+#include <cub/block/block_scan.cuh>
+
+#include "task.cuh"
+
+namespace atomloss {
+
+/** Entries of a mask that are not 0, times per_entry, added to *count. */
+struct MaskToCount {
+  const uint8_t* mask; /* NULL: all n */
+  int64_t n;
+  int64_t per_entry;
+};
+
+namespace {
+
+__global__ __launch_bounds__(kThreads) void count_mask(
+    MaskToCount of, unsigned long long* count) {
+  using Reduce = cub::BlockReduce<long long, kThreads>;
+  __shared__ typename Reduce::TempStorage storage;
+  long long mine = 0;
+  if (of.mask == nullptr) {
+    if (blockIdx.x == 0 && threadIdx.x == 0) mine = of.n;
+  } else {
+    for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < of.n;
+         i += int64_t{gridDim.x} * kThreads)
+      mine += of.mask[i] != 0;
+  }
+  const long long block = Reduce(storage).Sum(mine);
+  if (threadIdx.x == 0)
+    atomicAdd(count, static_cast<unsigned long long>(block * of.per_entry));
+}
+
+/** Rows of a structure, whatever natoms holds: none below 0, none too many. */
+struct AddRows {
+  int64_t rows;
+
+  __device__ __forceinline__ int64_t clamp(int64_t natoms) const {
+    return natoms < 0 ? 0 : natoms > rows ? rows : natoms;
+  }
+  __device__ __forceinline__ int64_t operator()(int64_t a, int64_t b) const {
+    return clamp(a + b);
+  }
+};
+
+__device__ __forceinline__ int64_t natoms_of(const al_loss_task& task,
+                                             int64_t structure) {
+  return task.natoms_dtype == AL_INT64
+             ? static_cast<const int64_t*>(task.natoms)[structure]
+             : static_cast<const int32_t*>(task.natoms)[structure];
+}
+
+/** One block: offsets[i] = first row of structure i, [structures] = their end.
+ */
+__global__ __launch_bounds__(kThreads) void structure_offsets(
+    const __grid_constant__ al_loss_task task, int64_t* offsets) {
+  using Scan = cub::BlockScan<int64_t, kThreads>;
+  __shared__ typename Scan::TempStorage storage;
+  const AddRows add = {task.rows};
+  // Each thread takes a run of structures; their sums are scanned.
+  const int64_t run = (task.structures + kThreads - 1) / kThreads;
+  const int64_t first = run * threadIdx.x;
+  const int64_t end =
+      first + run < task.structures ? first + run : task.structures;
+  int64_t mine = 0;
+  for (int64_t i = first; i < end; ++i)
+    mine = add(mine, add.clamp(natoms_of(task, i)));
+  int64_t offset, total;
+  Scan(storage).ExclusiveScan(mine, offset, int64_t{0}, add, total);
+  for (int64_t i = first; i < end; ++i) {
+    offsets[i] = offset;
+    offset = add(offset, add.clamp(natoms_of(task, i)));
+  }
+  if (threadIdx.x == 0) offsets[task.structures] = total;
+}
+
+/** Whether the mask leaves an entry of a row, and its loss. */
+template <class Loss, class S>
+__device__ __forceinline__ bool free_row(const TaskView<S>& in, int64_t row,
+                                         double& loss) {
+  using T = compute_t<S>;
+  constexpr T kLargest = Dtype<S>::largest;
+  const al_loss_task& task = in.task;
+  const bool per_row = Loss::kind == AL_PER_ROW || task.flags & AL_MASK_PER_ROW;
+  if (task.mask && per_row && !task.mask[row]) return false;
+  bool any = in.cols > 0 ? false : !task.mask;
+  T squares = 0;
+  for (int64_t i = row * in.cols; i < (row + 1) * in.cols; ++i) {
+    if (task.mask && !per_row && !task.mask[i]) continue;
+    any = true;
+    const T p = nan_to_num(load(in.pred[i]), kLargest);
+    const T t = in.read_target(in.target[i]);
+    if constexpr (Loss::kind == AL_PER_ROW)
+      squares += (p - t) * (p - t);
+    else
+      loss += static_cast<double>(Loss::value(p, t, T(1)));
+  }
+  if constexpr (Loss::kind == AL_PER_ROW)
+    loss += static_cast<double>(Loss::value(squares));
+  return any;
+}
+
+/** A warp per structure weighs its rows; those behind the last weigh 0. */
+template <class Loss, class S>
+__global__ __launch_bounds__(kThreads) void weigh_structures(
+    const __grid_constant__ al_loss_task task, const int64_t* offsets,
+    unsigned long long* count) {
+  using T = compute_t<S>;
+  constexpr int kLanes = 32;
+  constexpr int kPerBlock = kThreads / kLanes;
+  constexpr unsigned kAll = 0xffffffffu;
+  const TaskView<S> in(task);
+  T* const weights = static_cast<T*>(task.row_weights);
+  const int lane = threadIdx.x % kLanes;
+  for (int64_t structure =
+           int64_t{blockIdx.x} * kPerBlock + threadIdx.x / kLanes;
+       structure < task.structures;
+       structure += int64_t{gridDim.x} * kPerBlock) {
+    const int64_t first = offsets[structure], end = offsets[structure + 1];
+    long long free_rows = 0;
+    double loss = 0;
+    for (int64_t row = first + lane; row < end; row += kLanes)
+      free_rows += free_row<Loss>(in, row, loss);
+#pragma unroll
+    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
+      free_rows += __shfl_xor_sync(kAll, free_rows, offset);
+      loss += __shfl_xor_sync(kAll, loss, offset);
+    }
+    const long long divisor = free_rows > 0 ? free_rows : end - first;
+    const T weight = T(1) / static_cast<T>(divisor > 0 ? divisor : 1);
+    for (int64_t row = first + lane; row < end; row += kLanes)
+      weights[row] = weight;
+    if (lane == 0 && loss != 0) atomicAdd(count, 1ull);
+  }
+  for (int64_t row = offsets[task.structures] + int64_t{blockIdx.x} * kThreads +
+                     threadIdx.x;
+       row < task.rows; row += int64_t{gridDim.x} * kThreads)
+    weights[row] = 0;
+}
+
+}  // namespace
+}  // namespace atomloss
+
+#endif /* ATOMLOSS_CUDA_SAMPLES_KERNELS_CUH */
