@@ -54,6 +54,7 @@ const FLAGS = [
   "-cudart=shared",
   "-Xcompiler=-fPIC",
   "-I.",
+  "--threads=0", // architectures in parallel
 ];
 
 const LINK_FLAGS = [
