@@ -2,13 +2,13 @@
 
 Reads requests from standard input, one JSON object a line:
   {"loss": "mae", "atoms": 1300, "seconds": 0.3, "device": "cpu", "mode": "eager"}
-  {"structures": 16, "atoms": 1300, …}
+  {"structures": 16, "atoms": 1300, "sets": 1, …}
 and answers each with {"microseconds": 116.2}: the median time of one forward and
 backward of a DDP-style mean over float32 numbers, in the steps that fairchem's
 losses take: look for NaN and Inf, unreduced loss, sum, scale by replicas over
 samples, gradient with respect to the predictions. The first is one loss of forces
 [atoms, 3]; the second energies (per_atom_mae), forces (l2norm) and stresses (mae)
-of a batch, their sum differentiated once.
+of a batch, so many sets of them, their sum differentiated once.
 """
 
 import json
@@ -49,7 +49,7 @@ def tasks_of(request):
             ("per_atom_mae", (structures, 1)),
             ("l2norm", (atoms, 3)),
             ("mae", (structures, 9)),
-        ]
+        ] * request["sets"]
     natoms = torch.full((structures,), atoms // structures, device=device)
     tasks = [
         (loss, torch.randn(shape, device=device, requires_grad=True), torch.randn(shape, device=device))

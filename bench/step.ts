@@ -1,48 +1,74 @@
 /** The losses of one training step: energies, forces and stresses of a batch. */
-import { DDPLoss, type Device, type Tensor } from "../mod.ts";
+import {
+  type Device,
+  MultiTaskLoss,
+  type TaskInput,
+  type TaskOptions,
+  type Tensor,
+} from "../mod.ts";
 import { cell, median, ROUNDS, time, TORCH_SECONDS } from "./timing.ts";
 import type { TorchPeer } from "./torch_peer.ts";
 
 /** Structures and atoms of a batch. */
 const BATCHES = [[16, 1_300], [256, 20_000], [4_096, 330_000]] as const;
 
-function random(device: Device, shape: readonly number[]): Tensor {
-  const size = shape.reduce((a, b) => a * b, 1);
-  return device.tensor(
-    Float32Array.from({ length: size }, () => Math.random() - 0.5),
-    shape,
-  );
+/** Heads of a model, each with its own energies, forces and stresses. */
+const SETS = [1, 5];
+
+interface Step extends Disposable {
+  readonly loss: MultiTaskLoss<string>;
+  readonly inputs: Record<string, TaskInput>;
+  /** The same, with every seventh atom's forces masked. */
+  readonly masked: Record<string, TaskInput>;
 }
 
-/** Three tasks as they come out of a model. */
-function makeTasks(device: Device, structures: number, atoms: number): Task[] {
-  const natoms = device.tensor(
-    new Int32Array(structures).fill(Math.floor(atoms / structures)),
-  );
-  const task = (loss: string, shape: readonly number[]): Task => {
-    const ddp = new DDPLoss(loss);
-    const [pred, target] = [random(device, shape), random(device, shape)];
-    return {
-      ddp,
-      pred,
-      target,
-      natoms,
-      out: ddp.valueAndGrad(pred, target, natoms),
-    };
+/** Tasks as they come out of a model. */
+function makeStep(
+  device: Device,
+  structures: number,
+  atoms: number,
+  sets: number,
+): Step {
+  const stack = new DisposableStack();
+  const random = (shape: readonly number[]): Tensor => {
+    const length = shape.reduce((a, b) => a * b, 1);
+    const data = Float32Array.from({ length }, () => Math.random() - 0.5);
+    return stack.use(device.tensor(data, shape));
   };
-  return [
-    task("per_atom_mae", [structures, 1]),
-    task("l2norm", [atoms, 3]),
-    task("mae", [structures, 9]),
-  ];
-}
-
-interface Task {
-  readonly ddp: DDPLoss;
-  readonly pred: Tensor;
-  readonly target: Tensor;
-  readonly natoms: Tensor;
-  readonly out: ReturnType<DDPLoss["valueAndGrad"]>;
+  const each = Math.floor(atoms / structures);
+  const natoms = stack.use(
+    device.tensor(new Int32Array(structures).fill(each)),
+  );
+  const mask = stack.use(
+    device.tensor(
+      Uint8Array.from({ length: atoms }, (_, i) => Number(i % 7 > 0)),
+      [atoms],
+      "bool",
+    ),
+  );
+  const tasks: Record<string, TaskOptions> = {};
+  const inputs: Record<string, TaskInput> = {};
+  const masked: Record<string, TaskInput> = {};
+  for (let set = 0; set < sets; set++) {
+    for (
+      const [name, loss, shape] of [
+        ["energy", "per_atom_mae", [structures, 1]],
+        ["forces", "l2norm", [atoms, 3]],
+        ["stress", "mae", [structures, 9]],
+      ] as const
+    ) {
+      const key = `${name}${set}`;
+      tasks[key] = { loss };
+      inputs[key] = { input: random(shape), target: random(shape), natoms };
+      masked[key] = name === "forces" ? { ...inputs[key], mask } : inputs[key];
+    }
+  }
+  return {
+    loss: new MultiTaskLoss(tasks),
+    inputs,
+    masked,
+    [Symbol.dispose]: (): void => stack.dispose(),
+  };
 }
 
 /** The table of the whole step, printed while it is made. */
@@ -53,40 +79,64 @@ export async function stepTable(
   const modes = device.type === "cuda"
     ? ["eager", "compile", "graph"] as const
     : ["eager"] as const;
+  const columns = [
+    "tasks",
+    "structures",
+    "atoms",
+    "ours µs",
+    "fresh outputs µs",
+    "masked µs",
+    "GB/s",
+    ...modes.flatMap((mode) => [`PyTorch ${mode} µs`, `${mode} / ours`]),
+  ];
   const lines = [
-    "Energies (`per_atom_mae`), forces (`l2norm`) and stresses (`mae`) of a batch: three values, three gradients.",
+    "Energies (`per_atom_mae`), forces (`l2norm`) and stresses (`mae`) of a batch, and five such sets, by `MultiTaskLoss`: " +
+    "all values, their total, all gradients. Masked: every seventh atom's forces left out.",
     "",
-    `| structures | atoms | ours µs | ${
-      modes.map((m) => `PyTorch ${m} µs | ${m} / ours`).join(" | ")
-    } |`,
-    `|---|---|---|${"---|---|".repeat(modes.length)}`,
+    `| ${columns.join(" | ")} |`,
+    `|${"---|".repeat(columns.length)}`,
   ];
   console.log(`\n${lines.join("\n")}`);
-  for (const [structures, atoms] of BATCHES) {
-    const tasks = makeTasks(device, structures, atoms);
-    const step = (): void => {
-      for (const { ddp, pred, target, natoms, out } of tasks) {
-        ddp.valueAndGrad(pred, target, natoms, { out });
+  for (const sets of SETS) {
+    for (const [structures, atoms] of BATCHES) {
+      using step = makeStep(device, structures, atoms, sets);
+      const { loss, inputs, masked } = step;
+      using out = loss.valueAndGrad(inputs);
+      const calls = [
+        (): unknown => loss.valueAndGrad(inputs, { out }),
+        (): void => loss.valueAndGrad(inputs)[Symbol.dispose](),
+        (): unknown => loss.valueAndGrad(masked, { out }),
+      ];
+      const rounds: number[][] = calls.map(() => []);
+      for (let i = 0; i < ROUNDS; i++) {
+        for (const [call, run] of calls.entries()) {
+          rounds[call]!.push(await time(device, run));
+        }
       }
-    };
-    const rounds: number[] = [];
-    for (let i = 0; i < ROUNDS; i++) rounds.push(await time(device, step));
-    const ours = median(rounds);
-    const cells = [structures, atoms, cell(ours)].map(String);
-    for (const mode of modes) {
-      const theirs = await peer?.time({
-        structures,
-        atoms,
-        mode,
-        seconds: TORCH_SECONDS,
-        device: device.type,
-      });
-      cells.push(cell(theirs), cell(theirs && theirs / ours));
-    }
-    lines.push(`| ${cells.join(" | ")} |`);
-    console.log(lines.at(-1));
-    for (const { pred, target, natoms, out } of tasks) {
-      for (const owned of [pred, target, natoms, out]) owned[Symbol.dispose]();
+      const [ours, fresh, withMask] = rounds.map(median);
+      const bytes = 3 * 4 * sets * (structures * 10 + atoms * 3);
+      const cells = [
+        String(3 * sets),
+        String(structures),
+        String(atoms),
+        cell(ours),
+        cell(fresh),
+        cell(withMask),
+        cell(bytes / ours! / 1e3),
+      ];
+      for (const mode of modes) {
+        const theirs = await peer?.time({
+          structures,
+          atoms,
+          sets,
+          mode,
+          seconds: TORCH_SECONDS,
+          device: device.type,
+        });
+        cells.push(cell(theirs), cell(theirs && theirs / ours!));
+      }
+      lines.push(`| ${cells.join(" | ")} |`);
+      console.log(lines.at(-1));
     }
   }
   return lines.join("\n");

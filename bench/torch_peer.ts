@@ -13,8 +13,8 @@ export type TorchRequest =
   & (
     /** One loss of forces. */
     | { readonly loss: string }
-    /** Energies, forces and stresses of a batch. */
-    | { readonly structures: number }
+    /** Energies, forces and stresses of a batch, so many sets of them. */
+    | { readonly structures: number; readonly sets: number }
   );
 
 /** A running bench/peer_torch.py. */
