@@ -6,6 +6,7 @@ import type { Recipe } from "./recipe.ts";
 const SOURCES = [
   "status.cpp",
   "loss_find.cpp",
+  "dlpack.cpp",
   "cpu/device.cpp",
   "cpu/losses.cpp",
   "cpu/matmul.cpp",
@@ -20,6 +21,7 @@ const HEADERS = [
   "atomloss.h",
   "block_cache.h",
   "dispatch.h",
+  "dlpack.h",
   "half.h",
   "loss_ops.h",
   "optimizer_ops.h",

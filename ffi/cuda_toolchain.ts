@@ -6,6 +6,7 @@ import type { Recipe } from "./recipe.ts";
 const SOURCES = [
   "status.cpp",
   "loss_find.cpp",
+  "dlpack.cpp",
   "cuda/device.cu",
   "cuda/reduce.cu",
   "cuda/elementwise.cu",
@@ -18,6 +19,7 @@ const HEADERS = [
   "atomloss.h",
   "block_cache.h",
   "dispatch.h",
+  "dlpack.h",
   "loss_ops.h",
   "optimizer_ops.h",
   "status.h",
