@@ -21,6 +21,8 @@ import {
   Tensor,
   type TensorData,
 } from "../mod.ts";
+import type { NativeHandle } from "../ffi/native_handle.ts";
+import { readDLPack } from "../tensor/dlpack.ts";
 import { emptyArray } from "../tensor/dtype.ts";
 import { testOnDevices } from "./devices.ts";
 import { Capsule, type CapsuleOptions } from "./dlpack_capsule.ts";
@@ -548,6 +550,41 @@ testOnDevices("fromDLPack() rejects memory of another device", (device) => {
       DeviceError,
       device.name,
     );
+  }
+});
+
+Deno.test("a borrowed tensor's deleter waits for the work of a device with a stream", async () => {
+  using device = await Device.open("cpu");
+  for (const status of [0, 1]) {
+    using capsule = new Capsule();
+    const work = Promise.withResolvers<number>();
+    const native = {
+      released: false,
+      onThread: (call: () => Promise<number>) => call(),
+      library: {
+        symbols: {
+          al_device_stream: (_handle: null, stream: BigUint64Array): number => {
+            stream[0] = 256n;
+            return 0;
+          },
+          al_synchronize: () => work.promise,
+        },
+        // A failure is told to whoever reads a result.
+        check(status: number): void {
+          if (status !== 0) throw new DeviceError("failed");
+        },
+      },
+    };
+    const { giveBack } = readDLPack(device, capsule.pointer, {});
+    giveBack(native as unknown as NativeHandle);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    assertEquals(capsule.deletions, 0);
+    work.resolve(status);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    assertEquals(capsule.deletions, 1);
+    // A device that is closed has waited already.
+    giveBack({ ...native, released: true } as unknown as NativeHandle);
+    assertEquals(capsule.deletions, 2);
   }
 });
 
