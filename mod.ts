@@ -19,7 +19,12 @@ export * from "./errors.ts";
 export { Device, type MemoryState } from "./tensor/device.ts";
 export type { DType, TensorData } from "./tensor/dtype.ts";
 export type { Shape } from "./tensor/shape.ts";
-export { type NonFiniteListener, Tensor } from "./tensor/tensor.ts";
+export type { DLPackOptions } from "./tensor/dlpack.ts";
+export {
+  type NonFiniteListener,
+  Tensor,
+  type WrapOptions,
+} from "./tensor/tensor.ts";
 export { matmul, type MatmulOptions } from "./tensor/matmul.ts";
 export {
   Adam,

@@ -18,6 +18,7 @@ const SOURCES = [
   "cpu/parallel.cpp",
   "cpu/reduce.cpp",
   "cpu/samples.cpp",
+  "dlpack.cpp",
   "loss_table.cpp",
   "status.cpp",
 ];
@@ -27,6 +28,7 @@ const HEADERS = [
   "block_cache.h",
   "defined_losses.h",
   "dispatch.h",
+  "dlpack.h",
   "half.h",
   "loss_ops.h",
   "loss_table.h",

@@ -18,6 +18,7 @@ const SOURCES = [
   "cuda/metrics.cu",
   "cuda/optimizers.cu",
   "cuda/samples.cu",
+  "dlpack.cpp",
   "loss_table.cpp",
   "status.cpp",
 ];
@@ -27,6 +28,7 @@ const HEADERS = [
   "block_cache.h",
   "defined_losses.h",
   "dispatch.h",
+  "dlpack.h",
   "loss_ops.h",
   "loss_table.h",
   "metrics_ops.h",

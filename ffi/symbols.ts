@@ -49,6 +49,10 @@ export const symbols = {
   },
   al_device_close: { parameters: [device], result: status },
   al_synchronize: { parameters: [device], result: status, nonblocking: true },
+  al_device_stream: {
+    parameters: [device, /* stream */ host],
+    result: status,
+  },
   al_memory_state: { parameters: [device, /* state */ host], result: status },
 
   // memory
@@ -77,6 +81,18 @@ export const symbols = {
       /* destination */ memory,
       /* source */ memory,
       /* bytes */ "i64",
+    ],
+    result: status,
+  },
+  al_dlpack_export: {
+    parameters: [
+      device,
+      memory,
+      dtype,
+      /* ndim */ "i32",
+      /* shape */ host,
+      /* versioned */ "i32",
+      /* managed */ host,
     ],
     result: status,
   },

@@ -129,7 +129,15 @@ al_status al_device_close(al_device* device);
 al_status al_synchronize(al_device* device);
 
 /**
- * state[0] blocks handed out by al_alloc and not yet freed, [1] their bytes,
+ * *stream = the cudaStream_t on which the device's work is enqueued, for others
+ * to order theirs with; NULL on the CPU, where work is done when a call
+ * returns.
+ */
+al_status al_device_stream(al_device* device, void** stream);
+
+/**
+ * state[0] blocks handed out by al_alloc that are not yet freed, or still
+ * exported by al_dlpack_export, [1] their bytes,
  * [2] bytes kept for reuse, [3] bytes the device has free.
  */
 al_status al_memory_state(al_device* device, int64_t* state);
@@ -160,6 +168,18 @@ al_status al_download_wait(al_device* device, int64_t ticket, void* host,
 al_status al_zero(al_device* device, void* memory, int64_t bytes);
 al_status al_copy(al_device* device, void* destination, const void* source,
                   int64_t bytes);
+
+/**
+ * *managed = a DLManagedTensorVersioned of DLPack 1.0, or without `versioned` a
+ * DLManagedTensor, on memory of al_alloc(). It keeps the block in use until its
+ * deleter is called, once and from any thread, also when al_free() or
+ * al_device_close() come first. A consumer orders its reads behind the device's
+ * stream; it calls the deleter when its own work is done, or the stream has
+ * been made to wait for that work: the next al_alloc() may hand out the block.
+ */
+al_status al_dlpack_export(al_device* device, void* memory, int32_t dtype,
+                           int32_t ndim, const int64_t* shape,
+                           int32_t versioned, void** managed);
 
 /* ---- losses --------------------------------------------------------------*/
 

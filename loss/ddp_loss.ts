@@ -9,6 +9,7 @@ import {
   type NonFiniteListener,
   onNonFinite,
   outputTensor,
+  resultTensor,
   Tensor,
 } from "../tensor/tensor.ts";
 import type { Loss } from "./loss.ts";
@@ -230,13 +231,7 @@ export class DDPLoss {
   }
 
   #outValue(input: Tensor, out: Tensor | undefined): Tensor {
-    const value = outputTensor(
-      input.device,
-      [],
-      valueDType(input.dtype),
-      out,
-      [],
-    );
+    const value = resultTensor(input.device, valueDType(input.dtype), out);
     onNonFinite(value, this.#onNonFinite);
     return value;
   }

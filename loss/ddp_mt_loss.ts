@@ -1,5 +1,5 @@
 /** A loss with a mask over all replicas, as the reference trains many tasks with. */
-import { outputTensor, type Tensor } from "../tensor/tensor.ts";
+import { outputTensor, resultTensor, type Tensor } from "../tensor/tensor.ts";
 import { onNonFinite } from "../tensor/tensor.ts";
 import type { NonFiniteListener } from "../tensor/tensor.ts";
 import type { ReduceOptions } from "./ddp_loss.ts";
@@ -174,7 +174,7 @@ export class DDPMTLoss {
   ): Tensor {
     const device = this.#tasks.device(inputs);
     const { input } = inputs[0]!;
-    const value = outputTensor(device, [], valueDType(input.dtype), out, []);
+    const value = resultTensor(device, valueDType(input.dtype), out);
     this.#tasks.reduce(device, inputs, normalizer, [value], [grad], undefined);
     onNonFinite(value, this.#onNonFinite);
     return value;

@@ -2,7 +2,12 @@
 import { ArgumentError } from "../errors.ts";
 import type { ProcessGroup } from "../distributed/process_group.ts";
 import type { Device } from "../tensor/device.ts";
-import { onNonFinite, outputTensor, type Tensor } from "../tensor/tensor.ts";
+import {
+  onNonFinite,
+  outputTensor,
+  resultTensor,
+  type Tensor,
+} from "../tensor/tensor.ts";
 import type { ReduceOptions } from "./ddp_loss.ts";
 import type { Loss } from "./loss.ts";
 import {
@@ -231,7 +236,7 @@ export class MultiTaskLoss<Name extends string> {
     grads: readonly (Tensor | undefined)[],
   ): MultiTaskValues<Name> {
     const scalar = (given: Tensor | undefined): Tensor =>
-      outputTensor(device, [], "float64", given, []);
+      resultTensor(device, "float64", given);
     const total = scalar(out?.total);
     const values = this.names.map((name) => scalar(out?.values[name]));
     this.#tasks.reduce(device, inputs, normalizer, values, grads, total);

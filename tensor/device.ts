@@ -9,12 +9,12 @@ import { type Backend, Library } from "../ffi/library.ts";
 import { NativeHandle } from "../ffi/native_handle.ts";
 import { hasNvidiaDriver } from "../ffi/nvidia_driver.ts";
 import type { DType, TensorData } from "./dtype.ts";
-import { Tensor } from "./tensor.ts";
+import { Tensor, type WrapOptions } from "./tensor.ts";
 import type { Shape } from "./shape.ts";
 
 /** What memory a device holds for this process, in bytes. */
 export interface MemoryState {
-  /** Tensors alive. */
+  /** Tensors alive or lent by DLPack; not those over memory of other libraries. */
   readonly tensors: number;
   /** Their bytes. */
   readonly used: number;
@@ -191,6 +191,61 @@ export class Device {
     return Tensor.empty(this, shape, dtype);
   }
 
+  /**
+   * A tensor over memory that another library owns, without a copy: ordinary
+   * memory on the CPU, on a GPU memory of that GPU. Disposing it does not free
+   * the memory, which must stay valid until the tensor is disposed and what was
+   * enqueued with it is done (on a GPU; await {@linkcode Device.synchronize}, or
+   * free it in the order of {@linkcode Device.stream}).
+   *
+   * The value of a reduced loss cannot be written to such memory, and it cannot
+   * be exported by `toDLPack`; all else is as for any tensor.
+   *
+   * @param pointer Address of the first element, a multiple of the size of an
+   * element; `Deno.UnsafePointer.of(array)` for a typed array. May be null if
+   * there are no elements.
+   * @param shape Lengths of the dimensions; the elements are dense and row-major.
+   * @param dtype Type of the elements.
+   * @param options `keep`: an object kept alive as long as the tensor.
+   * @throws {ArgumentError} if the pointer is null, none, or not aligned.
+   * @throws {ShapeError} if a length is not an integer >= 0.
+   * @throws {DTypeError} if there is no such dtype.
+   * @throws {DisposedError} if the device was disposed.
+   *
+   * @example
+   * ```ts
+   * import { Device } from "@atomloss/atomloss";
+   *
+   * using device = await Device.open("cpu");
+   * const array = new Float32Array([1, 2, 3, 4]);
+   * const pointer = Deno.UnsafePointer.of(array);
+   * using tensor = device.wrap(pointer, [2, 2], "float32", { keep: array });
+   * array[3] = 5;
+   * console.log(await tensor.toList()); // [ 1, 2, 3, 5 ]
+   * ```
+   */
+  wrap(
+    pointer: Deno.PointerValue,
+    shape: Shape,
+    dtype: DType,
+    options: WrapOptions = {},
+  ): Tensor {
+    return Tensor.wrap(this, pointer, shape, dtype, options);
+  }
+
+  /**
+   * The `cudaStream_t` on which all work of this device is enqueued, in the
+   * order of the calls, for kernels of other libraries to be launched on, or
+   * ordered with by events; null on the CPU, where work is done when its call
+   * returns. It does not synchronise with CUDA's default stream, and is valid
+   * until the device is disposed.
+   *
+   * @throws {DisposedError} if the device was disposed.
+   */
+  get stream(): Deno.PointerValue {
+    return streamOf(friend(this));
+  }
+
   /** Waits until all that was enqueued is done. Does not block the event loop. */
   async synchronize(): Promise<void> {
     const native = friend(this);
@@ -224,6 +279,13 @@ export class Device {
   toString(): string {
     return `Device(${this.name})`;
   }
+}
+
+/** The stream of a device that is not released; null if it has none. */
+export function streamOf({ library, handle }: NativeHandle): Deno.PointerValue {
+  const stream = new BigUint64Array(1);
+  library.check(library.symbols.al_device_stream(handle, stream));
+  return Deno.UnsafePointer.create(stream[0]!);
 }
 
 /** The native side of a device. Throws if it was disposed. */

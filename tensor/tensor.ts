@@ -7,6 +7,7 @@ import {
   ShapeError,
 } from "../errors.ts";
 import type { NativeHandle } from "../ffi/native_handle.ts";
+import { addressFrom } from "../ffi/pointer.ts";
 import { type Device, nativeOf } from "./device.ts";
 import {
   checkArray,
@@ -17,6 +18,7 @@ import {
   emptyArray,
   type TensorData,
 } from "./dtype.ts";
+import { type DLPackOptions, lendDLPack, readDLPack } from "./dlpack.ts";
 import { equalShapes, formatShape, type Shape, shapeSize } from "./shape.ts";
 
 type Pointer = NonNullable<Deno.PointerValue>;
@@ -25,13 +27,39 @@ type Pointer = NonNullable<Deno.PointerValue>;
 interface Memory {
   readonly native: NativeHandle;
   readonly pointer: Pointer;
+  /** Addresses of the first element and behind the last. */
+  readonly begin: bigint;
+  readonly end: bigint;
   /** Tensors that share it: it is freed with the last of them. */
   owners: number;
+  /** Of memory that another library owns; absent: a block of ours. */
+  readonly loan?: Loan;
+}
+
+/** What memory of another library is held by. */
+interface Loan {
+  /** Kept alive as long as the memory. */
+  readonly keep?: object | undefined;
+  /** Says to its owner that it is not used any more. */
+  readonly giveBack?: (native: NativeHandle) => void;
+}
+
+/** Options of `device.wrap`. */
+export interface WrapOptions {
+  /**
+   * Kept from being garbage-collected until the tensor is disposed: what the
+   * memory lives as long as, for example its typed array.
+   */
+  keep?: object;
 }
 
 function free(memory: Memory): void {
   if (--memory.owners > 0) return;
-  const { native, pointer } = memory;
+  const { native, pointer, loan } = memory;
+  if (loan !== undefined) {
+    loan.giveBack?.(native);
+    return;
+  }
   // A device that is gone has freed its memory already.
   if (native.released) return;
   native.library.check(native.library.symbols.al_free(native.handle, pointer));
@@ -52,6 +80,7 @@ export type NonFiniteListener = (count: number) => void;
 
 let friend: {
   listen: (tensor: Tensor, listener: NonFiniteListener) => void;
+  memory: (tensor: Tensor) => Memory;
 };
 
 /**
@@ -89,6 +118,7 @@ export class Tensor {
       listen: (tensor, listener) => {
         tensor.#listener = listener;
       },
+      memory: (tensor) => tensor.#open(),
     };
   }
 
@@ -115,15 +145,115 @@ export class Tensor {
    */
   static empty(device: Device, shape: Shape, dtype: DType): Tensor {
     const size = shapeSize(shape);
-    const bytes = size * dtypeBytes(checkDType(dtype));
+    const bytes = BigInt(size * dtypeBytes(checkDType(dtype)));
     const native = nativeOf(device);
     const { library, handle } = native;
-    library.check(library.symbols.al_alloc(handle, BigInt(bytes), address));
-    const pointer = Deno.UnsafePointer.create(address[0]!)!;
+    library.check(library.symbols.al_alloc(handle, bytes, address));
+    const begin = address[0]!;
     return new Tensor(device, dtype, Object.freeze([...shape]), size, {
       native,
-      pointer,
+      pointer: Deno.UnsafePointer.create(begin)!,
+      begin,
+      end: begin + bytes,
       owners: 1,
+    });
+  }
+
+  /** A tensor over memory that another library owns. See `device.wrap`. */
+  static wrap(
+    device: Device,
+    pointer: Deno.PointerValue,
+    shape: Shape,
+    dtype: DType,
+    { keep }: WrapOptions = {},
+  ): Tensor {
+    return Tensor.#borrow(device, pointer, shape, dtype, { keep });
+  }
+
+  /**
+   * A tensor over memory that another library lends by DLPack. From then on the
+   * struct is the tensor's, which calls its deleter once: when the tensor is
+   * disposed or garbage-collected, on a GPU as soon as the work enqueued until
+   * then is done. If this throws, the struct is untouched and still the caller's.
+   *
+   * On a GPU the owner's work on the memory must be ordered before
+   * {@linkcode Device.stream}.
+   *
+   * @param device Device of the memory: the CPU takes kDLCPU and kDLCUDAHost, a
+   * GPU kDLCUDA of its ordinal and kDLCUDAManaged.
+   * @param managed Address of a `DLManagedTensorVersioned` of major version 1,
+   * or of a `DLManagedTensor`: dense and row-major, writable, of a dtype that
+   * {@linkcode DType} has, with one lane.
+   * @param options `versioned`: which of the two structs it is.
+   * @throws {ArgumentError} if the address is null or not that of such a struct,
+   * its version is another, its strides are not row-major, its flags say
+   * read-only, or its memory is null or not aligned to its elements.
+   * @throws {ShapeError} if a length is negative.
+   * @throws {DTypeError} if there is no such dtype here.
+   * @throws {DeviceError} if the memory is not the device's.
+   * @throws {DisposedError} if the device was disposed.
+   *
+   * Source: https://dmlc.github.io/dlpack/latest/c_api.html
+   *
+   * @example
+   * ```ts
+   * import { Device, Tensor } from "@atomloss/atomloss";
+   *
+   * using device = await Device.open("cpu");
+   * using forces = device.tensor(new Float32Array([1, 2, 3]), [1, 3]);
+   * const managed = forces.toDLPack(); // any library's export will do
+   * using same = Tensor.fromDLPack(device, managed);
+   * console.log(same.shape, await same.toList()); // [ 1, 3 ] [ 1, 2, 3 ]
+   * ```
+   */
+  static fromDLPack(
+    device: Device,
+    managed: Deno.PointerValue,
+    options: DLPackOptions = {},
+  ): Tensor {
+    const { pointer, shape, dtype, giveBack } = readDLPack(
+      device,
+      managed,
+      options,
+    );
+    return Tensor.#borrow(device, pointer, shape, dtype, { giveBack });
+  }
+
+  static #borrow(
+    device: Device,
+    pointer: Deno.PointerValue,
+    shape: Shape,
+    dtype: DType,
+    loan: Loan,
+  ): Tensor {
+    const native = nativeOf(device);
+    const size = shapeSize(shape);
+    const width = dtypeBytes(checkDType(dtype));
+    const what = `${dtype}${formatShape(shape)}`;
+    const given = addressFrom(pointer, `the memory of ${what}`);
+    if (given === 0n && size > 0) {
+      throw new ArgumentError(
+        `the memory of ${what} is null, expected the address of ${
+          size * width
+        } bytes`,
+      );
+    }
+    // Without elements any address will do, and null is not one.
+    const begin = given || BigInt(width);
+    if (begin % BigInt(width) !== 0n) {
+      throw new ArgumentError(
+        `the memory of ${what} is at 0x${
+          begin.toString(16)
+        }, expected an address that is a multiple of ${width}`,
+      );
+    }
+    return new Tensor(device, dtype, Object.freeze([...shape]), size, {
+      native,
+      pointer: Deno.UnsafePointer.create(begin)!,
+      begin,
+      end: begin + BigInt(size * width),
+      owners: 1,
+      loan,
     });
   }
 
@@ -190,8 +320,7 @@ export class Tensor {
         }`,
       );
     }
-    this.pointer; // throws if disposed
-    const memory = this.#memory!;
+    const memory = this.#open();
     memory.owners++;
     const frozen = Object.freeze([...shape]);
     return new Tensor(this.device, this.dtype, frozen, this.size, memory);
@@ -204,11 +333,16 @@ export class Tensor {
 
   /**
    * Address of the first element, for other FFI libraries: memory of the
-   * device, valid until the tensor is disposed.
+   * device, valid until the tensor is disposed. On a GPU order your work with
+   * {@linkcode Device.stream}.
    *
    * @throws {DisposedError} if the tensor or its device was disposed.
    */
   get pointer(): NonNullable<Deno.PointerValue> {
+    return this.#open().pointer;
+  }
+
+  #open(): Memory {
     const memory = this.#memory;
     if (memory === undefined || memory.native.closed) {
       throw new DisposedError(
@@ -217,7 +351,7 @@ export class Tensor {
         }`,
       );
     }
-    return memory.pointer;
+    return memory;
   }
 
   /** Whether {@linkcode Tensor.dispose} was called, or the device is gone. */
@@ -301,10 +435,16 @@ export class Tensor {
    * same shape and device.
    * @returns This tensor.
    * @throws {ShapeError | DTypeError | DeviceError} if it does not fit.
+   * @throws {ArgumentError} if the two tensors share a part of their memory.
    */
   copy_(source: Tensor | TensorData): this {
     if (source instanceof Tensor) {
       checkLike(this, source, "the source of copy_");
+      if (
+        this.#open().begin !== source.#open().begin && overlap(this, source)
+      ) {
+        throw new ArgumentError("the source of copy_ overlaps the destination");
+      }
       const { library, handle } = nativeOf(this.device);
       library.check(
         library.symbols.al_copy(
@@ -329,7 +469,55 @@ export class Tensor {
     return this;
   }
 
-  /** Gives the memory back for reuse. Safe to call again. */
+  /**
+   * Lends the tensor to another library by DLPack, without a copy. The memory is
+   * in use until the struct's deleter is called, also when the tensor or the
+   * device is disposed before. Whoever gets the struct must call its deleter
+   * once, from any thread; `Tensor.fromDLPack` does so as well.
+   *
+   * On a GPU the borrower orders its reads behind {@linkcode Device.stream} (or
+   * you await `device.synchronize()` first). Before it calls the deleter, its
+   * own work on the memory must be done, or the stream made to wait for it: the
+   * block may be handed out again at once.
+   *
+   * @param options `versioned`: whether to make a `DLManagedTensorVersioned` (of
+   * version 1.0), or a `DLManagedTensor`.
+   * @returns Address of the struct: data, device, shape, row-major strides in
+   * elements, and dtype of this tensor.
+   * @throws {ArgumentError} if the memory is another library's, by `device.wrap`
+   * or `Tensor.fromDLPack`: how long it lives is not ours to promise.
+   * @throws {DisposedError} if the tensor was disposed.
+   *
+   * Source: https://dmlc.github.io/dlpack/latest/c_api.html
+   *
+   * @example
+   * ```ts
+   * import { Device, Tensor } from "@atomloss/atomloss";
+   *
+   * using device = await Device.open("cpu");
+   * const forces = device.tensor(new Float32Array([1, 2, 3]), [1, 3]);
+   * const managed = forces.toDLPack();
+   * forces.dispose();
+   * console.log(device.memory.tensors); // 1: the memory is lent
+   * Tensor.fromDLPack(device, managed).dispose(); // calls the deleter
+   * console.log(device.memory.tensors); // 0
+   * ```
+   */
+  toDLPack(options: DLPackOptions = {}): NonNullable<Deno.PointerValue> {
+    const { native, pointer, loan } = this.#open();
+    if (loan !== undefined) {
+      throw new ArgumentError(
+        `${this} is memory of another library, expected a tensor of this ` +
+          "package to export: copy it with copy_ first",
+      );
+    }
+    return lendDLPack(native, pointer, this.shape, this.dtype, options);
+  }
+
+  /**
+   * Gives the memory back for reuse, or to the library that owns it. Safe to
+   * call again.
+   */
   [Symbol.dispose](): void {
     const memory = this.#memory;
     if (memory === undefined) return;
@@ -395,8 +583,18 @@ export function checkLike(tensor: Tensor, other: Tensor, what: string): void {
 }
 
 /**
- * The tensor to write to: `out` if it fits and is none of the inputs, or a new
- * one.
+ * Whether two tensors share memory. Addresses, since a reshaped or wrapped
+ * tensor is another object on the same memory.
+ */
+function overlap(a: Tensor, b: Tensor): boolean {
+  const first = friend.memory(a);
+  const second = friend.memory(b);
+  return first.begin < second.end && second.begin < first.end;
+}
+
+/**
+ * The tensor to write to: `out` if it fits and shares no memory with the
+ * inputs, or a new one.
  */
 export function outputTensor(
   device: Device,
@@ -407,9 +605,10 @@ export function outputTensor(
 ): Tensor {
   if (out === undefined) return Tensor.empty(device, shape, dtype);
   checkTensor(out, "out");
-  // The pointers, since a reshaped tensor is another object on the same memory.
-  if (inputs.some((input) => input.pointer === out.pointer)) {
-    throw new ArgumentError("out must not be one of the inputs");
+  if (inputs.some((input) => overlap(input, out))) {
+    throw new ArgumentError(
+      "out must not be one of the inputs, nor share memory with one",
+    );
   }
   if (
     out.device !== device || out.dtype !== dtype ||
@@ -426,6 +625,27 @@ export function outputTensor(
   return out;
 }
 
+/**
+ * The scalar to write a reduced loss to: `out` if it fits, or a new one. The
+ * native library writes a whole al_loss_result there, which every block of ours
+ * has room for and memory of another library may not.
+ */
+export function resultTensor(
+  device: Device,
+  dtype: DType,
+  out: Tensor | undefined,
+): Tensor {
+  const result = outputTensor(device, [], dtype, out, []);
+  if (friend.memory(result).loan !== undefined) {
+    throw new ArgumentError(
+      `out for the value of a loss is ${result} over memory of another ` +
+        "library, expected a tensor of this package: the count of non-finite " +
+        "entries is written behind the value",
+    );
+  }
+  return result;
+}
+
 /** Says who is told when the value of a reduced loss is read and its input was not finite. */
 export function onNonFinite(result: Tensor, listener: NonFiniteListener): void {
   friend.listen(result, listener);
@@ -433,5 +653,5 @@ export function onNonFinite(result: Tensor, listener: NonFiniteListener): void {
 
 /** Address of the first element. Throws if the tensor was disposed. */
 export function addressOf(tensor: Tensor): bigint {
-  return Deno.UnsafePointer.value(tensor.pointer);
+  return friend.memory(tensor).begin;
 }

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "block_cache.h"
+#include "dlpack.h"
 #include "parallel.h"
 #include "status.h"
 #include "stream.h"
@@ -33,10 +34,12 @@ int64_t free_bytes() {
 }  // namespace
 
 struct al_device {
-  BlockCache blocks{kCacheLimit};
+  /** Shared with exported tensors, which may outlive the device. */
+  std::shared_ptr<BlockCache> blocks =
+      std::make_shared<BlockCache>(kCacheLimit);
 
   void release_kept() {
-    for (void* block : blocks.drain()) free(block);
+    for (void* block : blocks->drain()) free(block);
   }
 };
 
@@ -67,16 +70,25 @@ al_status al_device_open(int32_t ordinal, al_device** device) {
 }
 
 al_status al_device_close(al_device* device) {
-  device->release_kept();
-  for (void* block : device->blocks.abandon()) free(block);
+  for (void* block : device->blocks->close()) free(block);
   delete device;
   return AL_OK;
 }
 
 al_status al_synchronize(al_device*) { return AL_OK; }
 
+al_status al_device_stream(al_device*, void** stream) {
+  *stream = nullptr;
+  return AL_OK;
+}
+
+atomloss::Lender atomloss::lender(al_device* device) {
+  return {
+      device->blocks, {kDLCPU, 0}, [](void* block, int32_t) { free(block); }};
+}
+
 al_status al_memory_state(al_device* device, int64_t* state) {
-  device->blocks.state(state);
+  device->blocks->state(state);
   state[3] = free_bytes();
   return AL_OK;
 }
@@ -89,7 +101,7 @@ al_status al_alloc(al_device* device, int64_t bytes, void** memory) {
                    static_cast<long long>(bytes));
   return al_guard([&]() -> al_status {
     const int64_t size = BlockCache::size_class(bytes);
-    void* block = device->blocks.take(size);
+    void* block = device->blocks->take(size);
     if (block == nullptr) {
       block = aligned_alloc(kAlignment, static_cast<size_t>(size));
       if (block == nullptr) {
@@ -101,7 +113,7 @@ al_status al_alloc(al_device* device, int64_t bytes, void** memory) {
                        "out of memory: %lld bytes asked, %lld bytes free",
                        static_cast<long long>(bytes),
                        static_cast<long long>(free_bytes()));
-      device->blocks.add(block, size);
+      device->blocks->add(block, size);
     }
     *memory = block;
     return AL_OK;
@@ -110,7 +122,7 @@ al_status al_alloc(al_device* device, int64_t bytes, void** memory) {
 
 al_status al_free(al_device* device, void* memory) {
   return al_guard([&]() -> al_status {
-    switch (device->blocks.give(memory)) {
+    switch (device->blocks->give(memory)) {
       case BlockCache::Freed::kKept:
         return AL_OK;
       case BlockCache::Freed::kSurplus:

@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "device.cuh"
+#include "dlpack.h"
 
 using atomloss::BlockCache;
 using atomloss::Staging;
@@ -41,12 +42,24 @@ void* allocate(al_device* device, int64_t size) {
 
 /** Gives every kept block back to the pool, and the pool's to the device. */
 void release_kept(al_device* device) {
-  for (void* block : device->blocks.drain())
+  for (void* block : device->blocks->drain())
     AL_CHECK(cudaFreeAsync(block, device->compute));
   AL_CHECK(cudaStreamSynchronize(device->compute));
   cudaMemPool_t pool;
   AL_CHECK(cudaDeviceGetDefaultMemPool(&pool, device->ordinal));
   AL_CHECK(cudaMemPoolTrimTo(pool, 0));
+}
+
+/**
+ * A block that was exported and has outlived its device, whose streams are
+ * gone. The thread is the consumer's: it gets its own GPU back.
+ */
+void release_exported(void* block, int32_t ordinal) {
+  int current = 0;
+  const bool known = cudaGetDevice(&current) == cudaSuccess;
+  cudaSetDevice(ordinal);
+  cudaFree(block);
+  if (known) cudaSetDevice(current);
 }
 
 Staging new_staging(int64_t bytes) {
@@ -192,9 +205,7 @@ al_status al_device_close(al_device* device) {
     device->use();
     AL_CHECK(cudaStreamSynchronize(device->transfer));
     AL_CHECK(cudaStreamSynchronize(device->compute));
-    for (void* block : device->blocks.drain())
-      AL_CHECK(cudaFreeAsync(block, device->compute));
-    for (void* block : device->blocks.abandon())
+    for (void* block : device->blocks->close())
       AL_CHECK(cudaFreeAsync(block, device->compute));
     AL_CHECK(cudaStreamSynchronize(device->compute));
     for (const Staging& staging : device->idle) free_staging(staging);
@@ -221,10 +232,19 @@ al_status al_synchronize(al_device* device) {
   });
 }
 
+al_status al_device_stream(al_device* device, void** stream) {
+  *stream = device->compute;
+  return AL_OK;
+}
+
+atomloss::Lender atomloss::lender(al_device* device) {
+  return {device->blocks, {kDLCUDA, device->ordinal}, release_exported};
+}
+
 al_status al_memory_state(al_device* device, int64_t* state) {
   return al_guard([&]() -> al_status {
     device->use();
-    device->blocks.state(state);
+    device->blocks->state(state);
     size_t free = 0, total = 0;
     AL_CHECK(cudaMemGetInfo(&free, &total));
     state[3] = static_cast<int64_t>(free);
@@ -240,7 +260,7 @@ al_status al_alloc(al_device* device, int64_t bytes, void** memory) {
                    static_cast<long long>(bytes));
   return al_guard([&]() -> al_status {
     const int64_t size = BlockCache::size_class(bytes);
-    void* block = device->blocks.take(size);
+    void* block = device->blocks->take(size);
     if (block == nullptr) {
       device->use();
       block = allocate(device, size);
@@ -257,7 +277,7 @@ al_status al_alloc(al_device* device, int64_t bytes, void** memory) {
                        device->ordinal, static_cast<long long>(bytes), free,
                        total);
       }
-      device->blocks.add(block, size);
+      device->blocks->add(block, size);
     }
     *memory = block;
     return AL_OK;
@@ -266,7 +286,7 @@ al_status al_alloc(al_device* device, int64_t bytes, void** memory) {
 
 al_status al_free(al_device* device, void* memory) {
   return al_guard([&]() -> al_status {
-    switch (device->blocks.give(memory)) {
+    switch (device->blocks->give(memory)) {
       case BlockCache::Freed::kKept:
         return AL_OK;
       case BlockCache::Freed::kSurplus:

@@ -6,6 +6,7 @@
 #define ATOMLOSS_CUDA_DEVICE_CUH
 
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -34,7 +35,9 @@ struct al_device {
   int64_t total_bytes;   /* of its memory */
   cudaStream_t compute;  /* losses, copies, products, steps, in call order */
   cudaStream_t transfer; /* collectives */
-  atomloss::BlockCache blocks{INT64_MAX};
+  /* Shared with exported tensors, which may outlive the device. */
+  std::shared_ptr<atomloss::BlockCache> blocks =
+      std::make_shared<atomloss::BlockCache>(INT64_MAX);
   atomloss::Scratch scratch; /* of the reduction that is running */
 
   std::mutex mutex; /* guards what follows */
