@@ -221,7 +221,7 @@ export class DDPLoss {
   }
 
   #checkInput(input: Tensor, target: Tensor): void {
-    checkPair(input, target, ["input", "target"]);
+    checkPair(input, target, "input", "target");
     const group = this.#group;
     if (group !== undefined && group.device !== input.device) {
       throw new DeviceError(
@@ -263,16 +263,10 @@ export class DDPLoss {
       this.#reduceComposed(input, target, natoms, factor, value, grad);
       return;
     }
-    this.#table.set(0, {
-      input: native,
-      pred: input,
-      target,
-      zeroNonFinite: false,
-      value,
-      grad: grad ?? undefined,
-      ...factor,
-    });
-    this.#table.reduce(input.device, undefined);
+    this.#table.setInput(0, native, input, target, null, null, null, false);
+    this.#table.setOutput(0, value, grad);
+    this.#table.setFactor(0, factor.scale, factor.normalizer);
+    this.#table.reduce(input.device, null);
   }
 
   /** The same for a loss that is written elsewhere, from its own forward and backward. */

@@ -175,7 +175,7 @@ export class DDPMTLoss {
     const device = this.#tasks.device(inputs);
     const { input } = inputs[0]!;
     const value = resultTensor(device, valueDType(input.dtype), out);
-    this.#tasks.reduce(device, inputs, normalizer, [value], [grad], undefined);
+    this.#tasks.reduce(device, inputs, normalizer, [value], [grad], null);
     onNonFinite(value, this.#onNonFinite);
     return value;
   }

@@ -13,7 +13,6 @@ import type { Loss } from "./loss.ts";
 import {
   checkNatoms,
   checkPair,
-  type LossInput,
   lossNumber,
   NativeLoss,
   prepareInput,
@@ -87,27 +86,35 @@ export function maskedTask(
   };
 }
 
-/** A task's input as it was checked; undefined where the replica has no part in it. */
-interface Prepared extends LossInput {
-  readonly pred: Tensor | undefined;
-  readonly target: Tensor | undefined;
-  readonly mask: Tensor | undefined;
-  readonly structures: Tensor | undefined;
-}
-
 /** Computes the losses of a fixed list of tasks. */
 export class MaskedTasks {
   readonly tasks: readonly MaskedTask[];
   readonly group: ProcessGroup | undefined;
   readonly #table: TaskTable;
+  /** Of the description alone, so that all replicas agree on the collective. */
   readonly #reduces: boolean;
+  /** What messages call the tensors of each task. */
+  readonly #labels: readonly {
+    readonly input: string;
+    readonly target: string;
+    readonly mask: string;
+    readonly of: string;
+  }[];
 
   constructor(tasks: readonly MaskedTask[], group: ProcessGroup | undefined) {
     this.tasks = tasks;
     this.group = group;
     this.#table = new TaskTable(tasks.length);
-    // Of the description alone, so that all replicas agree on the collective.
     this.#reduces = tasks.some(({ reduction }) => reduction !== "sum");
+    this.#labels = tasks.map(({ name }) => {
+      const of = name === "" ? "" : ` of ${name}`;
+      return {
+        input: `input${of}`,
+        target: `target${of}`,
+        mask: `mask${of}`,
+        of,
+      };
+    });
   }
 
   /** Totals of sample counts that the caller knows, one per task. */
@@ -118,19 +125,21 @@ export class MaskedTasks {
   /** The device of the inputs. Throws if they are on several, or there is none. */
   device(inputs: readonly (TaskInput | undefined)[]): Device {
     let device = this.group?.device;
-    inputs.forEach((task, i) => {
-      if (task === undefined) return;
-      const what = this.#input(i);
-      checkTensor(task.input, what);
-      device ??= task.input.device;
-      if (task.input.device !== device) {
+    for (let i = 0; i < inputs.length; i++) {
+      const input = inputs[i]?.input;
+      if (inputs[i] === undefined) continue;
+      checkTensor(input, this.#labels[i]!.input);
+      device ??= input.device;
+      if (input.device !== device) {
         throw new DeviceError(
-          `${what} is on ${task.input.device.name}, expected the device of ${
+          `${
+            this.#labels[i]!.input
+          } is on ${input.device.name}, expected the device of ${
             this.group ? "the process group" : "the other tasks"
           }, ${device.name}`,
         );
       }
-    });
+    }
     if (device !== undefined) return device;
     throw new ArgumentError(
       "every task is absent: without a process group there is no device to compute on",
@@ -147,124 +156,91 @@ export class MaskedTasks {
     given: Normalizer | undefined,
     values: readonly Tensor[],
     grads: readonly (Tensor | undefined)[],
-    total: Tensor | undefined,
+    total: Tensor | null,
   ): void {
-    const prepared = inputs.map((input, i) => this.#prepare(i, device, input));
-    using weights = new Weights();
-    const setTasks = (factor?: ReturnType<typeof factorsOf>): void => {
-      prepared.forEach((input, i) => {
-        const { reduction, coefficient } = this.tasks[i]!;
-        const { scale, normalizer } = reduction === "sum" || !factor
-          ? { scale: 1, normalizer: 0n }
-          : factor(i);
-        this.#table.set(i, {
-          input,
-          pred: input.pred,
-          target: input.target,
-          mask: input.mask,
-          structures: input.structures,
-          rowWeights: weights.of(i, input),
-          zeroNonFinite: true,
-          value: values[i]!,
-          grad: grads[i],
-          scale: coefficient * scale,
-          normalizer,
-        });
-      });
-    };
-    const counted = prepared.some(({ mask, structures }, i) =>
-      structures !== undefined ||
-      (mask !== undefined && given === undefined &&
-        this.tasks[i]!.reduction === "mean")
-    );
+    const table = this.#table;
+    const samples: number[] = [];
+    let counted = false; // on the device, where masks are
+    using weights = new DisposableStack();
+    for (let i = 0; i < inputs.length; i++) {
+      const input = inputs[i];
+      samples.push(this.#setInput(i, device, input, weights));
+      table.setOutput(i, values[i]!, grads[i] ?? null);
+      if (input === undefined) continue;
+      const { reduction } = this.tasks[i]!;
+      counted ||= reduction === "per_structure" ||
+        (reduction === "mean" && given === undefined && !!input.mask);
+    }
     using counts = counted
       ? Tensor.empty(device, [this.tasks.length], "int64")
       : undefined;
-    if (counts !== undefined) {
-      setTasks();
-      this.#table.countSamples(device, counts);
-    }
+    if (counts !== undefined) table.countSamples(device, counts);
     using own = given !== undefined || !this.#reduces
       ? undefined
       : counts !== undefined
       ? normalizerOfTensor(this.group, counts, MINIMUM_SAMPLES, this)
-      : this.normalizer(prepared.map(({ entries }) => entries));
+      : this.normalizer(samples);
     const normalizer = given ?? own;
-    setTasks(normalizer && factorsOf(normalizer, device, this));
-    this.#table.reduce(device, total);
+    const factor = normalizer && factorsOf(normalizer, device, this);
+    for (let i = 0; i < inputs.length; i++) {
+      const { reduction, coefficient } = this.tasks[i]!;
+      if (reduction === "sum" || factor === undefined) {
+        table.setFactor(i, coefficient, 0n);
+      } else {
+        const { scale, normalizer } = factor(i);
+        table.setFactor(i, coefficient * scale, normalizer);
+      }
+    }
+    table.reduce(device, total);
   }
 
-  #input(i: number): string {
-    const { name } = this.tasks[i]!;
-    return name === "" ? "input" : `input of ${name}`;
-  }
-
-  #prepare(
+  /** Checks a task's input and writes it to the table; gives its samples as far as the host knows. */
+  #setInput(
     i: number,
     device: Device,
     task: TaskInput | undefined,
-  ): Prepared {
-    const { name, loss, reduction } = this.tasks[i]!;
+    weights: DisposableStack,
+  ): number {
+    const { loss, reduction } = this.tasks[i]!;
     if (task === undefined) {
-      return {
-        loss: lossNumber(loss, device),
-        kind: "element",
-        natoms: null,
-        rows: 0,
-        cols: 1,
-        entries: 0,
-        pred: undefined,
-        target: undefined,
-        mask: undefined,
-        structures: undefined,
-      };
+      this.#table.setAbsent(i, lossNumber(loss, device));
+      return 0;
     }
+    const label = this.#labels[i]!;
     const { input: pred, target, natoms = null, mask = null } = task;
-    const of = name === "" ? "" : ` of ${name}`;
-    checkPair(pred, target, [`input${of}`, `target${of}`]);
+    checkPair(pred, target, label.input, label.target);
     const input = prepareInput(loss, pred, natoms);
     if (mask !== null) {
-      checkMask(mask, pred, loss.outputShape(pred.shape), `mask${of}`);
+      checkMask(mask, pred, loss.outputShape(pred.shape), label.mask);
     }
+    let rowWeights: Tensor | null = null;
     if (reduction === "per_structure") {
       if (input.natoms !== null) {
         throw new ArgumentError(
-          `${loss.name}${of} has one entry per structure already: it has no reduction "per_structure"`,
+          `${loss.name}${label.of} has one entry per structure already: it has no reduction "per_structure"`,
         );
       }
       if (natoms === null) {
         throw new ShapeError(
-          `the reduction "per_structure"${of} needs natoms, one number per structure`,
+          `the reduction "per_structure"${label.of} needs natoms, one number per structure`,
         );
       }
       checkNatoms(pred, natoms);
+      rowWeights = weights.use(
+        Tensor.empty(device, [input.rows], valueDType(pred.dtype)),
+      );
     }
-    return {
-      ...input,
+    this.#table.setInput(
+      i,
+      input,
       pred,
       target,
-      mask: mask ?? undefined,
-      structures: reduction === "per_structure" ? natoms! : undefined,
-    };
-  }
-}
-
-/** The weights of rows per structure, made where a task needs them. */
-class Weights implements Disposable {
-  readonly #made = new Map<number, Tensor>();
-
-  of(task: number, { pred, structures, rows }: Prepared): Tensor | undefined {
-    if (pred === undefined || structures === undefined) return undefined;
-    let weights = this.#made.get(task);
-    if (weights === undefined) {
-      weights = Tensor.empty(pred.device, [rows], valueDType(pred.dtype));
-      this.#made.set(task, weights);
-    }
-    return weights;
-  }
-
-  [Symbol.dispose](): void {
-    for (const weights of this.#made.values()) weights.dispose();
+      mask,
+      reduction === "per_structure" ? natoms : null,
+      rowWeights,
+      true,
+    );
+    return input.entries;
   }
 }
 

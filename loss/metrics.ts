@@ -373,7 +373,7 @@ function checkNatoms(like: Tensor, natoms: Tensor): void {
 
 function checkEnergy(like: Tensor, energy: Compared, structures: number): void {
   const { input, target } = energy;
-  checkPair(input, target, ["energy.input", "energy.target"]);
+  checkPair(input, target, "energy.input", "energy.target");
   checkDevice(like, input, "energy.input");
   if (!isColumn(input, structures)) {
     throw new ShapeError(
@@ -386,7 +386,7 @@ function checkEnergy(like: Tensor, energy: Compared, structures: number): void {
 
 function checkForces(like: Tensor, forces: ComparedForces): void {
   const { input, target, mask } = forces;
-  checkPair(input, target, ["forces.input", "forces.target"]);
+  checkPair(input, target, "forces.input", "forces.target");
   checkDevice(like, input, "forces.input");
   const atoms = input.shape[0] ?? 0;
   if (!equalShapes(input.shape, [atoms, 3])) {

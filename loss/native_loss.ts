@@ -32,15 +32,14 @@ export interface LossInput {
 export function checkPair(
   pred: Tensor,
   target: Tensor,
-  names: readonly [string, string],
+  predName: string,
+  targetName: string,
 ): void {
-  checkTensor(pred, names[0]);
-  checkLike(pred, target, names[1]);
+  checkTensor(pred, predName);
+  checkLike(pred, target, targetName);
   if (!isFloating(pred.dtype)) {
     throw new DTypeError(
-      `${
-        names[0]
-      } has dtype ${pred.dtype}, expected float32, float64, float16 or bfloat16`,
+      `${predName} has dtype ${pred.dtype}, expected float32, float64, float16 or bfloat16`,
     );
   }
 }
@@ -120,7 +119,7 @@ export class NativeLoss implements Loss {
     natoms: Tensor | null = null,
     options: OutOptions = {},
   ): Tensor {
-    checkPair(pred, target, ["pred", "target"]);
+    checkPair(pred, target, "pred", "target");
     const input = this.#prepare(pred, natoms);
     const { library, handle } = nativeOf(pred.device);
     const shape = this.outputShape(pred.shape);
@@ -164,7 +163,7 @@ export class NativeLoss implements Loss {
     gradOutput: Tensor | null = null,
     options: OutOptions = {},
   ): Tensor {
-    checkPair(pred, target, ["pred", "target"]);
+    checkPair(pred, target, "pred", "target");
     const input = this.#prepare(pred, natoms);
     const inputs = [pred, target];
     if (gradOutput !== null) {

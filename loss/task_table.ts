@@ -6,6 +6,8 @@ import type { LossInput } from "./native_loss.ts";
 
 /** Bytes of the struct, and where its members are, in units of their size. */
 const STRUCT_BYTES = 120;
+const STRUCT_WORDS = STRUCT_BYTES / 8;
+const STRUCT_INTS = STRUCT_BYTES / 4;
 const WORD = {
   pred: 0,
   target: 1,
@@ -31,32 +33,6 @@ const INT = {
 /** al_task_flags of kernels/atomloss.h. */
 const FLAG = { maskPerRow: 1, zeroNonFinite: 2, perStructure: 4 };
 
-/** One task: tensors that were checked, and what is made of them. */
-export interface Task {
-  /** What the loss makes of its input. */
-  readonly input: LossInput;
-  /** Predictions; absent on a replica that has no part in the task. */
-  readonly pred: Tensor | undefined;
-  /** References, like `pred`. */
-  readonly target: Tensor | undefined;
-  /** Entries that count; absent: all. */
-  readonly mask?: Tensor | undefined;
-  /** Atoms per structure, where entries are weighed per structure. */
-  readonly structures?: Tensor | undefined;
-  /** Where those weights go, a number per row. */
-  readonly rowWeights?: Tensor | undefined;
-  /** Whether non-finite targets, and a value that is NaN, count as 0. */
-  readonly zeroNonFinite: boolean;
-  /** Where the value goes. */
-  readonly value: Tensor;
-  /** Where the gradient goes, if it is wanted. */
-  readonly grad: Tensor | undefined;
-  /** The factor of value and gradient, apart from the normalizer. */
-  readonly scale: number;
-  /** Address of the number to divide by; 0n: 1. */
-  readonly normalizer: bigint;
-}
-
 /** Host memory for the structs of a number of tasks, kept between calls. */
 export class TaskTable {
   readonly #count: number;
@@ -74,36 +50,66 @@ export class TaskTable {
     this.#ints = new Int32Array(buffer);
   }
 
-  /** Writes a task's struct. */
-  set(index: number, task: Task): void {
-    const { input, mask, structures } = task;
+  /**
+   * What a task reads. `structures`: atoms per structure, where entries are
+   * weighed per structure by `rowWeights`. `zeroNonFinite`: whether targets that
+   * are not finite, and a value that is NaN, count as 0.
+   */
+  setInput(
+    index: number,
+    input: LossInput,
+    pred: Tensor,
+    target: Tensor,
+    mask: Tensor | null,
+    structures: Tensor | null,
+    rowWeights: Tensor | null,
+    zeroNonFinite: boolean,
+  ): void {
     const words = this.#words;
-    const word = index * (STRUCT_BYTES / 8);
-    const natoms = structures ?? input.natoms ?? undefined;
-    words[word + WORD.pred] = address(task.pred);
-    words[word + WORD.target] = address(task.target);
+    const word = index * STRUCT_WORDS;
+    const natoms = structures ?? input.natoms;
+    words[word + WORD.pred] = addressOf(pred);
+    words[word + WORD.target] = addressOf(target);
     words[word + WORD.natoms] = address(natoms);
     words[word + WORD.mask] = address(mask);
-    words[word + WORD.row_weights] = address(task.rowWeights);
-    words[word + WORD.grad] = address(task.grad);
-    words[word + WORD.result] = address(task.value);
-    words[word + WORD.normalizer] = task.normalizer;
-    this.#doubles[word + WORD.scale] = task.scale;
+    words[word + WORD.row_weights] = address(rowWeights);
     this.#integer(word + WORD.rows, input.rows);
     this.#integer(word + WORD.cols, input.cols);
     this.#integer(word + WORD.structures, structures?.size ?? 0);
 
     const ints = this.#ints;
-    const int = index * (STRUCT_BYTES / 4);
-    const perRow = mask !== undefined &&
+    const int = index * STRUCT_INTS;
+    const perRow = mask !== null &&
       (input.kind === "row" || mask.size !== input.rows * input.cols);
     ints[int + INT.loss] = input.loss;
-    ints[int + INT.dtype] = dtypeCode(task.pred?.dtype ?? "float32");
+    ints[int + INT.dtype] = dtypeCode(pred.dtype);
     ints[int + INT.natoms_dtype] = dtypeCode(natoms?.dtype ?? "int64");
-    ints[int + INT.value_dtype] = dtypeCode(task.value.dtype);
     ints[int + INT.flags] = (perRow ? FLAG.maskPerRow : 0) |
-      (task.zeroNonFinite ? FLAG.zeroNonFinite : 0) |
-      (structures === undefined ? 0 : FLAG.perStructure);
+      (zeroNonFinite ? FLAG.zeroNonFinite : 0) |
+      (structures === null ? 0 : FLAG.perStructure);
+  }
+
+  /** A task that this replica has no part in: no rows. */
+  setAbsent(index: number, loss: number): void {
+    const word = index * STRUCT_WORDS;
+    this.#words.fill(0n, word, word + STRUCT_WORDS);
+    this.#ints[index * STRUCT_INTS + INT.loss] = loss;
+  }
+
+  /** What a task writes. */
+  setOutput(index: number, value: Tensor, grad: Tensor | null): void {
+    const word = index * STRUCT_WORDS;
+    this.#words[word + WORD.result] = addressOf(value);
+    this.#words[word + WORD.grad] = address(grad);
+    const int = index * STRUCT_INTS;
+    this.#ints[int + INT.value_dtype] = dtypeCode(value.dtype);
+  }
+
+  /** The factor of value and gradient: scale, divided by what is at an address (0n: 1). */
+  setFactor(index: number, scale: number, normalizer: bigint): void {
+    const word = index * STRUCT_WORDS;
+    this.#doubles[word + WORD.scale] = scale;
+    this.#words[word + WORD.normalizer] = normalizer;
   }
 
   /** A 64-bit integer without making a BigInt of it. */
@@ -126,7 +132,7 @@ export class TaskTable {
   }
 
   /** Enqueues the fused pass over all tasks. */
-  reduce(device: Device, total: Tensor | undefined): void {
+  reduce(device: Device, total: Tensor | null): void {
     const { library, handle } = nativeOf(device);
     library.check(
       library.symbols.al_loss_reduce(
@@ -139,6 +145,6 @@ export class TaskTable {
   }
 }
 
-function address(tensor: Tensor | undefined): bigint {
-  return tensor === undefined ? 0n : addressOf(tensor);
+function address(tensor: Tensor | null): bigint {
+  return tensor === null ? 0n : addressOf(tensor);
 }
