@@ -47,13 +47,17 @@ export {
 export type { ReducedLossOptions, ValueAndGrad } from "./loss/reduction.ts";
 export { DDPMTLoss } from "./loss/ddp_mt_loss.ts";
 export {
-  type MultiTaskGrads,
   MultiTaskLoss,
   type MultiTaskLossOptions,
-  type MultiTaskValues,
   type TaskInputs,
   type TaskOptions,
 } from "./loss/multi_task_loss.ts";
+export type {
+  MultiTaskGrads,
+  MultiTaskNumbers,
+  MultiTaskValues,
+  TaskListener,
+} from "./loss/multi_task_result.ts";
 export type { MaskedReduction, TaskInput } from "./loss/masked_tasks.ts";
 export { Normalizer } from "./loss/normalizer.ts";
 export {

@@ -54,16 +54,20 @@ function functionOf(
  * @param file Its name.
  * @param losses In the order of their numbers.
  * @param lists Macros, and which of the losses each lists.
+ * @param shared Whether all libraries mean the same by their names: those of
+ * users in two workers of a process may not.
  */
 function lossHeader(
   file: string,
   losses: readonly LossSource[],
   lists: Readonly<Record<string, readonly LossSource[]>>,
+  shared: boolean,
 ): string {
   const lines = [
     "/** Written by ffi/loss_source.ts: losses from one line of C++ each. */",
     "// clang-format off",
     "namespace atomloss {",
+    ...(shared ? [] : ["namespace {"]),
   ];
   const resume = (line: number): string => `#line ${line + 1} "${file}"`;
   for (const loss of losses) {
@@ -81,7 +85,8 @@ function lossHeader(
     }
     lines.push("};");
   }
-  lines.push("", "}  // namespace atomloss", "");
+  lines.push("", ...(shared ? [] : ["}  // namespace"]));
+  lines.push("}  // namespace atomloss", "");
   for (const [macro, listed] of Object.entries(lists)) {
     const names = listed.map(({ name }) => ` X(Defined_${name})`);
     lines.push(`#define ${macro}(X)${names.join("")}`);
@@ -91,15 +96,17 @@ function lossHeader(
 
 /** The text of kernels/defined_losses.h: the losses that come with the package. */
 export function definedLossHeader(losses: readonly LossSource[]): string {
-  return lossHeader("defined_losses.h", losses, { AL_DEFINED_LOSSES: losses });
+  const lists = { AL_DEFINED_LOSSES: losses };
+  return lossHeader("defined_losses.h", losses, lists, true);
 }
 
 /** The text of user_losses.h: all that were defined, the last of which is new. */
 export function userLossHeader(losses: readonly LossSource[]): string {
-  return lossHeader("user_losses.h", losses, {
+  const lists = {
     AL_USER_LOSSES: losses,
     AL_NEW_LOSSES: losses.slice(-1),
-  });
+  };
+  return lossHeader("user_losses.h", losses, lists, false);
 }
 
 /** The compiler's errors in the text of a loss, each with its line and a mark. */

@@ -7,7 +7,9 @@
 
 namespace atomloss {
 
-inline al_status register_new_losses() {
+// Not inline: what is static in an inline function is one for all the libraries
+// of a process.
+static al_status register_new_losses() {
   static const LossEntry entries[] = {
 #define AL_ENTRY(Loss)                                       \
   {Loss::name,                                               \

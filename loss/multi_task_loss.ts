@@ -1,13 +1,8 @@
 /** All the losses of a training step in one launch and one collective. */
-import { ArgumentError } from "../errors.ts";
+import { ArgumentError, DeviceError } from "../errors.ts";
 import type { ProcessGroup } from "../distributed/process_group.ts";
 import type { Device } from "../tensor/device.ts";
-import {
-  onNonFinite,
-  outputTensor,
-  resultTensor,
-  type Tensor,
-} from "../tensor/tensor.ts";
+import { outputTensor, type Tensor } from "../tensor/tensor.ts";
 import type { ReduceOptions } from "./ddp_loss.ts";
 import type { Loss } from "./loss.ts";
 import {
@@ -16,6 +11,12 @@ import {
   MaskedTasks,
   type TaskInput,
 } from "./masked_tasks.ts";
+import {
+  type MultiTaskGrads,
+  MultiTaskResult,
+  type MultiTaskValues,
+  type TaskListener,
+} from "./multi_task_result.ts";
 import { checkSamples, type Normalizer } from "./normalizer.ts";
 import { warnNonFinite } from "./reduction.ts";
 
@@ -37,28 +38,13 @@ export interface MultiTaskLossOptions {
    * Called with the number of NaN and infinite entries of a task's input when
    * its value, or the total (task undefined), is read. Default: a warning.
    */
-  onNonFinite?: (count: number, task: string | undefined) => void;
+  onNonFinite?: TaskListener;
 }
 
 /** What the tasks are computed from; an absent one has no samples here. */
 export type TaskInputs<Name extends string> = {
   readonly [name in Name]?: TaskInput | undefined;
 };
-
-/** The losses of the tasks. Disposing it disposes all tensors. */
-export interface MultiTaskValues<Name extends string> extends Disposable {
-  /** Sum of the values, a float64 scalar. */
-  readonly total: Tensor;
-  /** Value of each task, its coefficient included, a float64 scalar. */
-  readonly values: { readonly [name in Name]: Tensor };
-}
-
-/** The losses of the tasks and their gradients. Disposing it disposes all tensors. */
-export interface MultiTaskGrads<Name extends string>
-  extends MultiTaskValues<Name> {
-  /** Gradient of the total with respect to each input; absent where that is. */
-  readonly grads: { readonly [name in Name]?: Tensor };
-}
 
 /**
  * Any number of losses at once: their values, total and gradients from one
@@ -88,7 +74,7 @@ export interface MultiTaskGrads<Name extends string>
  *   energy: { input: energy, target: energyTarget, natoms },
  *   forces: { input: forces, target: forcesTarget },
  * });
- * console.log(await result.total.item()); // 30.5
+ * console.log(await result.read()); // { total: 30.5, values: { energy: 0.5, forces: 30 } }
  * console.log(await result.grads.energy!.toList()); // [ 0.5 ]
  * ```
  */
@@ -96,8 +82,7 @@ export class MultiTaskLoss<Name extends string> {
   /** Names of the tasks, in their order. */
   readonly names: readonly Name[];
   readonly #tasks: MaskedTasks;
-  readonly #listeners: readonly ((count: number) => void)[];
-  readonly #totalListener: (count: number) => void;
+  readonly #listener: TaskListener;
 
   /**
    * The losses of a step. Every replica must name the same tasks, in the same order.
@@ -120,15 +105,11 @@ export class MultiTaskLoss<Name extends string> {
       }),
       options.group,
     );
-    const listener = options.onNonFinite ??
+    this.#listener = options.onNonFinite ??
       ((count, task) =>
         warnNonFinite(
           task === undefined ? "MultiTaskLoss" : `MultiTaskLoss, task ${task},`,
         )(count));
-    this.#listeners = this.names.map((name) => (count) =>
-      listener(count, name)
-    );
-    this.#totalListener = (count) => listener(count, undefined);
   }
 
   /**
@@ -151,7 +132,17 @@ export class MultiTaskLoss<Name extends string> {
   ): MultiTaskValues<Name> {
     const list = this.#list(inputs);
     const device = this.#tasks.device(list);
-    return this.#reduce(device, list, options, list.map(() => undefined));
+    const { out, normalizer } = options;
+    const result = this.#result(device, out, {});
+    this.#tasks.reduce(
+      device,
+      list,
+      normalizer,
+      result.list,
+      [],
+      result.total,
+    );
+    return result;
   }
 
   /**
@@ -168,30 +159,31 @@ export class MultiTaskLoss<Name extends string> {
   ): MultiTaskGrads<Name> {
     const list = this.#list(inputs);
     const device = this.#tasks.device(list);
-    const grads = list.map((task, i) =>
-      task && outputTensor(
-        device,
-        task.input.shape,
-        task.input.dtype,
-        options.out?.grads[this.names[i]!],
-        [task.input, task.target],
-      )
-    );
-    const reduced = this.#reduce(device, list, options, grads);
+    const { out, normalizer } = options;
     const byName: { [name in Name]?: Tensor } = {};
-    this.names.forEach((name, i) => {
-      const grad = grads[i];
-      if (grad !== undefined) byName[name] = grad;
+    const grads = list.map((task, i) => {
+      if (task === undefined) return undefined;
+      const name = this.names[i]!;
+      const { input, target } = task;
+      const given = out?.grads[name];
+      return byName[name] = outputTensor(
+        device,
+        input.shape,
+        input.dtype,
+        given,
+        [input, target],
+      );
     });
-    return {
-      total: reduced.total,
-      values: reduced.values,
-      grads: byName,
-      [Symbol.dispose](): void {
-        reduced[Symbol.dispose]();
-        for (const grad of grads) grad?.dispose();
-      },
-    };
+    const result = this.#result(device, out, byName);
+    this.#tasks.reduce(
+      device,
+      list,
+      normalizer,
+      result.list,
+      grads,
+      result.total,
+    );
+    return result;
   }
 
   /**
@@ -229,28 +221,38 @@ export class MultiTaskLoss<Name extends string> {
     return this.names.map((name) => inputs[name]);
   }
 
-  #reduce(
+  /** Where to write: what a former call returned, if its gradients are these, or new tensors. */
+  #result(
     device: Device,
-    inputs: readonly (TaskInput | undefined)[],
-    { out, normalizer }: ReduceOptions<MultiTaskValues<Name>>,
-    grads: readonly (Tensor | undefined)[],
-  ): MultiTaskValues<Name> {
-    const scalar = (given: Tensor | undefined): Tensor =>
-      resultTensor(device, "float64", given);
-    const total = scalar(out?.total);
-    const values = this.names.map((name) => scalar(out?.values[name]));
-    this.#tasks.reduce(device, inputs, normalizer, values, grads, total);
-    onNonFinite(total, this.#totalListener);
-    values.forEach((value, i) => onNonFinite(value, this.#listeners[i]!));
-    return {
-      total,
-      values: Object.fromEntries(
-        this.names.map((name, i) => [name, values[i]!]),
-      ) as { [name in Name]: Tensor },
-      [Symbol.dispose](): void {
-        total.dispose();
-        for (const value of values) value.dispose();
-      },
-    };
+    out: MultiTaskValues<Name> | undefined,
+    grads: { readonly [name in Name]?: Tensor },
+  ): MultiTaskResult<Name> {
+    if (out !== undefined) {
+      if (!(out instanceof MultiTaskResult && out.owner === this)) {
+        throw new ArgumentError(
+          "out must be what a former call of this MultiTaskLoss returned",
+        );
+      }
+      checkOnDevice(out.total, device);
+      const same = this.names.every((name) => out.grads[name] === grads[name]);
+      if (same) return out;
+    }
+    return new MultiTaskResult(
+      device,
+      this.names,
+      grads,
+      this.#listener,
+      this,
+    );
+  }
+}
+
+/** Throws unless a tensor is usable and on the device. */
+function checkOnDevice(tensor: Tensor, device: Device): void {
+  tensor.pointer; // throws if it was disposed
+  if (tensor.device !== device) {
+    throw new DeviceError(
+      `out is on ${tensor.device.name}, expected ${device.name}`,
+    );
   }
 }

@@ -23,17 +23,21 @@ import { equalShapes, formatShape, type Shape, shapeSize } from "./shape.ts";
 
 type Pointer = NonNullable<Deno.PointerValue>;
 
-/** What a finalizer needs to free a tensor's memory. */
-interface Memory {
+/** What is freed, by the last tensor that shares it or by the finalizer. */
+interface Block {
   readonly native: NativeHandle;
   readonly pointer: Pointer;
-  /** Addresses of the first element and behind the last. */
-  readonly begin: bigint;
-  readonly end: bigint;
-  /** Tensors that share it: it is freed with the last of them. */
-  owners: number;
   /** Of memory that another library owns; absent: a block of ours. */
   readonly loan?: Loan;
+}
+
+/** A block as its tensors hold it: garbage when none of them is left. */
+interface Memory {
+  readonly block: Block;
+  /** Address of the block. */
+  readonly begin: bigint;
+  /** Tensors that share it and are not disposed. */
+  owners: number;
 }
 
 /** What memory of another library is held by. */
@@ -53,9 +57,7 @@ export interface WrapOptions {
   keep?: object;
 }
 
-function free(memory: Memory): void {
-  if (--memory.owners > 0) return;
-  const { native, pointer, loan } = memory;
+function free({ native, pointer, loan }: Block): void {
   if (loan !== undefined) {
     loan.giveBack?.(native);
     return;
@@ -65,8 +67,15 @@ function free(memory: Memory): void {
   native.library.check(native.library.symbols.al_free(native.handle, pointer));
 }
 
-/** Frees tensors that were never disposed. */
-const registry = new FinalizationRegistry<Memory>(free);
+/** Frees blocks whose tensors were never disposed. */
+const registry = new FinalizationRegistry<Block>(free);
+
+/** Memory that a first tensor owns. */
+function own(block: Block, begin: bigint): Memory {
+  const memory = { block, begin, owners: 1 };
+  registry.register(memory, block, memory);
+  return memory;
+}
 
 /** Receives the address of a new block; calls are synchronous, one is enough. */
 const address = new BigUint64Array(1);
@@ -80,7 +89,9 @@ export type NonFiniteListener = (count: number) => void;
 
 let friend: {
   listen: (tensor: Tensor, listener: NonFiniteListener) => void;
-  memory: (tensor: Tensor) => Memory;
+  loan: (tensor: Tensor) => Loan | undefined;
+  begin: (tensor: Tensor) => bigint;
+  part: (tensor: Tensor, shape: Shape, offset: number) => Tensor;
 };
 
 /**
@@ -111,6 +122,8 @@ export class Tensor {
   /** Number of elements. */
   readonly size: number;
   #memory: Memory | undefined;
+  /** Bytes before the first element in the block. */
+  readonly #offset: number;
   #listener: NonFiniteListener | undefined;
 
   static {
@@ -118,7 +131,9 @@ export class Tensor {
       listen: (tensor, listener) => {
         tensor.#listener = listener;
       },
-      memory: (tensor) => tensor.#open(),
+      loan: (tensor) => tensor.#open().block.loan,
+      begin: (tensor) => tensor.#begin(),
+      part: (tensor, shape, offset) => tensor.#part(shape, offset),
     };
   }
 
@@ -128,13 +143,14 @@ export class Tensor {
     shape: Shape,
     size: number,
     memory: Memory,
+    offset = 0,
   ) {
     this.device = device;
     this.dtype = dtype;
     this.shape = shape;
     this.size = size;
     this.#memory = memory;
-    registry.register(this, memory, this);
+    this.#offset = offset;
   }
 
   /**
@@ -145,18 +161,20 @@ export class Tensor {
    */
   static empty(device: Device, shape: Shape, dtype: DType): Tensor {
     const size = shapeSize(shape);
-    const bytes = BigInt(size * dtypeBytes(checkDType(dtype)));
+    const bytes = size * dtypeBytes(checkDType(dtype));
     const native = nativeOf(device);
     const { library, handle } = native;
-    library.check(library.symbols.al_alloc(handle, bytes, address));
+    library.check(library.symbols.al_alloc(handle, BigInt(bytes), address));
     const begin = address[0]!;
-    return new Tensor(device, dtype, Object.freeze([...shape]), size, {
-      native,
-      pointer: Deno.UnsafePointer.create(begin)!,
-      begin,
-      end: begin + bytes,
-      owners: 1,
-    });
+    const pointer = Deno.UnsafePointer.create(begin)!;
+    const memory = own({ native, pointer }, begin);
+    return new Tensor(
+      device,
+      dtype,
+      Object.freeze([...shape]),
+      size,
+      memory,
+    );
   }
 
   /** A tensor over memory that another library owns. See `device.wrap`. */
@@ -247,14 +265,17 @@ export class Tensor {
         }, expected an address that is a multiple of ${width}`,
       );
     }
-    return new Tensor(device, dtype, Object.freeze([...shape]), size, {
-      native,
-      pointer: Deno.UnsafePointer.create(begin)!,
+    const memory = own(
+      { native, pointer: Deno.UnsafePointer.create(begin)!, loan },
       begin,
-      end: begin + BigInt(size * width),
-      owners: 1,
-      loan,
-    });
+    );
+    return new Tensor(
+      device,
+      dtype,
+      Object.freeze([...shape]),
+      size,
+      memory,
+    );
   }
 
   /** A tensor of zeros. See `device.zeros`. */
@@ -320,10 +341,21 @@ export class Tensor {
         }`,
       );
     }
+    return this.#part(shape, 0);
+  }
+
+  /** A tensor on a part of this one's memory, from so many bytes on. */
+  #part(shape: Shape, offset: number): Tensor {
     const memory = this.#open();
     memory.owners++;
-    const frozen = Object.freeze([...shape]);
-    return new Tensor(this.device, this.dtype, frozen, this.size, memory);
+    return new Tensor(
+      this.device,
+      this.dtype,
+      Object.freeze([...shape]),
+      shapeSize(shape),
+      memory,
+      this.#offset + offset,
+    );
   }
 
   /** Bytes of the elements. */
@@ -339,12 +371,20 @@ export class Tensor {
    * @throws {DisposedError} if the tensor or its device was disposed.
    */
   get pointer(): NonNullable<Deno.PointerValue> {
-    return this.#open().pointer;
+    const { block } = this.#open();
+    return this.#offset === 0
+      ? block.pointer
+      : Deno.UnsafePointer.create(this.#begin())!;
+  }
+
+  #begin(): bigint {
+    const { begin } = this.#open();
+    return this.#offset === 0 ? begin : begin + BigInt(this.#offset);
   }
 
   #open(): Memory {
     const memory = this.#memory;
-    if (memory === undefined || memory.native.closed) {
+    if (memory === undefined || memory.block.native.closed) {
       throw new DisposedError(
         `tensor ${this.dtype}${formatShape(this.shape)} was disposed${
           memory === undefined ? "" : " with its device"
@@ -356,7 +396,7 @@ export class Tensor {
 
   /** Whether {@linkcode Tensor.dispose} was called, or the device is gone. */
   get disposed(): boolean {
-    return this.#memory === undefined || this.#memory.native.closed;
+    return this.#memory === undefined || this.#memory.block.native.closed;
   }
 
   /**
@@ -441,7 +481,7 @@ export class Tensor {
     if (source instanceof Tensor) {
       checkLike(this, source, "the source of copy_");
       if (
-        this.#open().begin !== source.#open().begin && overlap(this, source)
+        this.#begin() !== source.#begin() && overlap(this, source)
       ) {
         throw new ArgumentError("the source of copy_ overlaps the destination");
       }
@@ -504,11 +544,17 @@ export class Tensor {
    * ```
    */
   toDLPack(options: DLPackOptions = {}): NonNullable<Deno.PointerValue> {
-    const { native, pointer, loan } = this.#open();
+    const { native, pointer, loan } = this.#open().block;
     if (loan !== undefined) {
       throw new ArgumentError(
         `${this} is memory of another library, expected a tensor of this ` +
           "package to export: copy it with copy_ first",
+      );
+    }
+    if (this.#offset !== 0) {
+      throw new ArgumentError(
+        `${this} is a part of a larger block, expected a tensor with one of its ` +
+          "own to export: copy it with copy_ first",
       );
     }
     return lendDLPack(native, pointer, this.shape, this.dtype, options);
@@ -522,8 +568,9 @@ export class Tensor {
     const memory = this.#memory;
     if (memory === undefined) return;
     this.#memory = undefined;
-    registry.unregister(this);
-    free(memory);
+    if (--memory.owners > 0) return;
+    registry.unregister(memory);
+    free(memory.block);
   }
 
   /** The same as disposing. */
@@ -587,9 +634,10 @@ export function checkLike(tensor: Tensor, other: Tensor, what: string): void {
  * tensor is another object on the same memory.
  */
 function overlap(a: Tensor, b: Tensor): boolean {
-  const first = friend.memory(a);
-  const second = friend.memory(b);
-  return first.begin < second.end && second.begin < first.end;
+  const first = friend.begin(a);
+  const second = friend.begin(b);
+  return first < second + BigInt(b.byteLength) &&
+    second < first + BigInt(a.byteLength);
 }
 
 /**
@@ -636,7 +684,7 @@ export function resultTensor(
   out: Tensor | undefined,
 ): Tensor {
   const result = outputTensor(device, [], dtype, out, []);
-  if (friend.memory(result).loan !== undefined) {
+  if (friend.loan(result) !== undefined) {
     throw new ArgumentError(
       `out for the value of a loss is ${result} over memory of another ` +
         "library, expected a tensor of this package: the count of non-finite " +
@@ -653,5 +701,10 @@ export function onNonFinite(result: Tensor, listener: NonFiniteListener): void {
 
 /** Address of the first element. Throws if the tensor was disposed. */
 export function addressOf(tensor: Tensor): bigint {
-  return friend.memory(tensor).begin;
+  return friend.begin(tensor);
+}
+
+/** A tensor on a part of another's memory: its elements from so many bytes on. */
+export function partOf(tensor: Tensor, shape: Shape, offset: number): Tensor {
+  return friend.part(tensor, shape, offset);
 }

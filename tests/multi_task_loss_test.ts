@@ -215,6 +215,48 @@ testOnDevices(
   },
 );
 
+testOnDevices(
+  "MultiTaskLoss writes to what a former call returned, and reads it at once",
+  async (device) => {
+    const told: [number, string | undefined][] = [];
+    const loss = new MultiTaskLoss(
+      { energy: { loss: "mse" }, forces: { loss: "l2norm", coefficient: 2 } },
+      { onNonFinite: (count, task) => void told.push([count, task]) },
+    );
+    const before = device.memory.tensors;
+    using input = device.tensor(new Float32Array([3]));
+    using target = device.zeros([1]);
+    using pred = device.tensor(new Float32Array([3, NaN, 4]), [1, 3]);
+    using zero = device.zeros([1, 3]);
+    const inputs = {
+      energy: { input, target },
+      forces: { input: pred, target: zero },
+    };
+    {
+      using out = loss.valueAndGrad(inputs);
+      assert(loss.valueAndGrad(inputs, { out }) === out);
+      assertEquals(await out.read(), {
+        total: 19,
+        values: { energy: 9, forces: 10 },
+      });
+      assertEquals(told, [[1, undefined], [1, "forces"]]);
+      // Without forces the result has no gradient of them.
+      using less = loss.valueAndGrad({ energy: inputs.energy }, { out });
+      assertEquals(Object.keys(less.grads), ["energy"]);
+      assertEquals((await less.read()).total, 9);
+      using values = loss.forward(inputs);
+      assertEquals((await values.read()).total, 19);
+      const another = new MultiTaskLoss({ energy: { loss: "mse" } });
+      assertThrows(
+        () => another.forward({ energy: inputs.energy }, { out: values }),
+        ArgumentError,
+        "out must be what a former call",
+      );
+    }
+    assertEquals(device.memory.tensors - before, 4);
+  },
+);
+
 testOnDevices("a Normalizer serves the loss that made it", async (device) => {
   using input = device.tensor(new Float32Array([1, 2]));
   using target = device.zeros([2]);
