@@ -30,12 +30,20 @@ export interface ProcessGroupOptions {
    * milliseconds. Default: 300 000.
    */
   timeout?: number;
+  /**
+   * Whether every collective first compares the replicas' calls, so that
+   * replicas that disagree (on operation, sizes, dtype or order) are told so at
+   * once instead of waiting for each other. It costs a second collective, and on
+   * a GPU a wait, each time. Default: whether ATOMLOSS_DEBUG_COLLECTIVES is 1.
+   */
+  debug?: boolean;
 }
 
 const DEFAULT_TIMEOUT = 300_000;
 
 /** Bytes of a blob for each replica of the job: an address, or an id. */
 const BLOB_BYTES_PER_RANK = 256;
+const BLOB_BYTES = 1024;
 
 /** Runs a call of a group on another thread, whose status it gives. */
 function onThread(
@@ -58,11 +66,12 @@ async function connect(
   device: Device,
   rendezvous: Rendezvous,
   timeout: number,
+  debug: boolean,
 ): Promise<NativeHandle> {
   const nativeDevice = nativeOf(device);
   const { library } = nativeDevice;
   const { symbols } = library;
-  const capacity = Math.max(1024, BLOB_BYTES_PER_RANK * place.worldSize);
+  const capacity = BLOB_BYTES + BLOB_BYTES_PER_RANK * place.worldSize;
   const blob = new Uint8Array(capacity);
   const size = new BigInt64Array(1);
   const handle = new BigUint64Array(1);
@@ -76,6 +85,7 @@ async function connect(
       blob,
       BigInt(capacity),
       size,
+      Number(debug),
       handle,
     ),
   );
@@ -183,7 +193,11 @@ export class ProcessGroup {
    * @throws {CollectiveError} if they cannot be connected.
    */
   static async init(
-    { device, timeout = DEFAULT_TIMEOUT }: ProcessGroupOptions,
+    {
+      device,
+      timeout = DEFAULT_TIMEOUT,
+      debug = Deno.env.get("ATOMLOSS_DEBUG_COLLECTIVES") === "1",
+    }: ProcessGroupOptions,
   ): Promise<ProcessGroup> {
     if (!(Number.isInteger(timeout) && timeout > 0)) {
       throw new ArgumentError(
@@ -204,7 +218,7 @@ export class ProcessGroup {
     );
     let native: NativeHandle;
     try {
-      native = await connect(place, device, rendezvous, timeout);
+      native = await connect(place, device, rendezvous, timeout, debug);
     } catch (error) {
       await rendezvous.close(error);
       throw error;

@@ -20,12 +20,14 @@ const SOURCES = [
   "cpu/samples.cpp",
   "dlpack.cpp",
   "loss_table.cpp",
+  "roll_call.cpp",
   "status.cpp",
 ];
 
 const HEADERS = [
   "atomloss.h",
   "block_cache.h",
+  "call_record.h",
   "defined_losses.h",
   "dispatch.h",
   "dlpack.h",
@@ -35,6 +37,7 @@ const HEADERS = [
   "metrics_ops.h",
   "optimizer_ops.h",
   "register_losses.h",
+  "roll_call.h",
   "status.h",
   "user_losses.h",
   "cpu/loss_input.h",

@@ -261,6 +261,7 @@ export const symbols = {
       /* blob */ host,
       /* capacity */ "i64",
       /* blob_bytes */ host,
+      /* debug */ "i32",
       /* group */ host,
     ],
     result: status,

@@ -350,11 +350,12 @@ al_status al_sgd_step(al_device* device, int32_t dtype, int32_t count,
  *
  * address is the address of this host that its peers can reach. timeout_ms
  * bounds al_group_connect and each collective. *blob_bytes is the size of the
- * blob: at most capacity, and the same on every rank.
+ * blob: at most capacity, and the same on every rank. With debug every
+ * collective first compares the replicas' calls, and waits for that.
  */
 al_status al_group_open(al_device* device, int32_t rank, int32_t world_size,
                         const char* address, int64_t timeout_ms, void* blob,
-                        int64_t capacity, int64_t* blob_bytes,
+                        int64_t capacity, int64_t* blob_bytes, int32_t debug,
                         al_group** group);
 al_status al_group_connect(al_group* group, const void* blobs, int64_t bytes);
 al_status al_group_close(al_group* group);

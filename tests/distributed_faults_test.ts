@@ -26,7 +26,7 @@ function freePort(): number {
  */
 async function run(
   scenario: string,
-  { worldSize = 2, timeout = 10_000, lost = [] as number[] } = {},
+  { worldSize = 2, timeout = 10_000, lost = [] as number[], env = {} } = {},
 ): Promise<Outcome[]> {
   // Not in the time of the replicas: to build the library takes long.
   (await Device.open("cpu")).dispose();
@@ -46,6 +46,7 @@ async function run(
         MASTER_ADDR: "127.0.0.1",
         MASTER_PORT: port,
         OMP_NUM_THREADS: "1",
+        ...env,
       }),
   );
   const outcomes = jobs.map((job) => job.finished());
@@ -124,12 +125,74 @@ for (const scenario of ["sizes", "shares", "operations"]) {
         "CollectiveError",
       );
     }
-    assertStringIncludes(
+    assertMatch(
       outcomes.map((o) => o.stdout).join(),
-      "timed out after 1000 ms: a replica hangs, or makes another call",
+      /timed out after 1000 ms: rank [01] (is in call \d+, all_reduce|is in no call)|no connection any more to rank/,
     );
   });
+
+  Deno.test(`in debug mode replicas that disagree on ${scenario} are told so at once`, async () => {
+    const outcomes = await run(scenario, {
+      timeout: 20_000,
+      env: { ATOMLOSS_DEBUG_COLLECTIVES: "1" },
+    });
+    for (const [rank, outcome] of outcomes.entries()) {
+      assertMatch(
+        assertEnded(outcome, 0),
+        new RegExp(
+          `replicas disagree: call \\d+ of rank ${rank} of 2 is all_reduce .*; rank ${
+            1 - rank
+          }: all_reduce`,
+        ),
+      );
+    }
+  });
 }
+
+Deno.test("in debug mode replicas that agree get the same as without", async () => {
+  const outcomes = await run("again", {
+    worldSize: 3,
+    env: { ATOMLOSS_DEBUG_COLLECTIVES: "1" },
+  });
+  for (const { code, stdout, stderr } of outcomes) {
+    assertEquals(code, 0, stdout + stderr);
+    assertStringIncludes(stdout, "passed");
+  }
+});
+
+for (const scenario of ["stopBefore", "stopInside"]) {
+  Deno.test(`a collective names the rank that hangs (${scenario})`, async () => {
+    const timeout = 1_500;
+    const outcomes = await run(scenario, { worldSize: 3, timeout, lost: [1] });
+    for (const rank of [0, 2]) {
+      assertMatch(
+        assertEnded(outcomes[rank]!, timeout),
+        /CollectiveError.*all_reduce sum of 1 tensor.*(1500 ms).*rank 1 does not answer/,
+      );
+    }
+  });
+}
+
+for (const scenario of ["killBefore", "killInside"]) {
+  Deno.test(`a collective names the rank that died (${scenario})`, async () => {
+    const timeout = 10_000;
+    const outcomes = await run(scenario, { worldSize: 3, timeout });
+    for (const rank of [0, 2]) {
+      assertMatch(
+        assertEnded(outcomes[rank]!, 0),
+        /CollectiveError.*all_reduce sum of 1 tensor.*timeout 10000 ms: no connection any more to rank .*rank 1 has ended/,
+      );
+    }
+  });
+}
+
+Deno.test("a collective names a rank that is late in another call", async () => {
+  const outcomes = await run("otherCall", { worldSize: 3, timeout: 1_500 });
+  assertMatch(
+    assertEnded(outcomes[0]!, 1_500),
+    /(timed out after 1500 ms|no connection any more to rank 1)[:;] rank 1 is in call \d+, barrier/,
+  );
+});
 
 Deno.test("a ProcessGroup is safe to dispose while a barrier waits", async () => {
   for (const { code, stdout, stderr } of await run("disposeInBarrier")) {

@@ -11,8 +11,9 @@
  * Messages find their collective by a tag. It holds what the call is besides
  * its number, so replicas that disagree (on sizes, dtype, operation or order)
  * time out; with the same tag Gloo would end the process on a message that is
- * larger than its buffer.
+ * larger than its buffer. In debug mode they compare their calls beforehand.
  */
+#include <gloo/allgather.h>
 #include <gloo/allreduce.h>
 #include <gloo/barrier.h>
 #include <gloo/broadcast.h>
@@ -31,11 +32,15 @@
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
+#include "call_record.h"
 #include "dispatch.h"
 #include "half.h"
+#include "roll_call.h"
 #include "status.h"
 
 using namespace atomloss;
@@ -45,6 +50,9 @@ namespace {
 /** Space for one address in a blob, behind its length. */
 constexpr int64_t kAddressBytes = gloo::transport::Address::kMaxByteSize;
 constexpr int64_t kSlotBytes = sizeof(int64_t) + kAddressBytes;
+
+/** How long a replica that fails waits for what the others say. */
+constexpr auto kPatience = std::chrono::milliseconds(1000);
 
 /** A Gloo context whose connections are made in two steps. */
 class MeshContext : public gloo::Context {
@@ -82,10 +90,10 @@ class MeshContext : public gloo::Context {
   }
 
   /** Connects to the address that each peer has for this rank. */
-  void connect(const char* blobs) {
+  void connect(const char* blobs, int64_t blob_bytes) {
     for (int peer = 0; peer < size; ++peer) {
       if (peer == rank) continue;
-      const char* slot = blobs + (int64_t{peer} * size + rank) * kSlotBytes;
+      const char* slot = blobs + peer * blob_bytes + rank * kSlotBytes;
       int64_t length;
       memcpy(&length, slot, sizeof length);
       if (length <= 0 || length > kAddressBytes)
@@ -102,16 +110,16 @@ class MeshContext : public gloo::Context {
     }
   }
 
-  /** The peers whose connections are broken, as text: "1, 3". */
-  std::string lost() {
-    std::string ranks;
+  /** The peers whose connections are broken. */
+  std::vector<int> lost() {
+    std::vector<int> ranks;
     for (int peer = 0; peer < size; ++peer) {
       if (peer == rank) continue;
       try {  // a broken connection takes no receive
         char nothing;
         createUnboundBuffer(&nothing, 1)->recv(peer, kNoSlot);
       } catch (const std::exception&) {
-        ranks += (ranks.empty() ? "" : ", ") + std::to_string(peer);
+        ranks.push_back(peer);
       }
     }
     return ranks;
@@ -150,6 +158,8 @@ struct Call {
 struct al_group {
   int32_t rank, world_size;
   int64_t timeout_ms;
+  bool debug;
+  std::unique_ptr<atomloss::RollCall> roll_call;
   std::shared_ptr<MeshContext> context;
   std::mutex mutex;          // barrier and connect come from other threads
   std::string broken;        // why, once a collective has failed
@@ -167,29 +177,72 @@ struct al_group {
       return al_fail(AL_COLLECTIVE_FAILED,
                      "%s on rank %d of %d: the group is broken since %s", text,
                      rank, world_size, broken.c_str());
+    const uint32_t number = calls++;
+    roll_call->enter(number, call.text, call.hash);
     try {
-      collective(call.tag(calls++));
+      if (debug) {
+        const std::string others = disagreement(call, number);
+        if (!others.empty()) {
+          broken = call.text + ", on which replicas disagreed";
+          return al_fail(AL_COLLECTIVE_FAILED,
+                         "replicas disagree: call %u of rank %d of %d is %s; "
+                         "%s",
+                         number, rank, world_size, text, others.c_str());
+        }
+      }
+      collective(call.tag(number));
+      roll_call->leave();
       return AL_OK;
     } catch (const std::bad_alloc&) {
       broken = call.text + " ran out of memory";
       throw;
     } catch (const std::exception& error) {  // Gloo's have no other parent
-      const bool late = strstr(error.what(), "imed out") != nullptr ||
-                        strstr(error.what(), "imeout") != nullptr;
-      broken = call.text + (late ? " timed out" : " failed");
-      if (late)  // Gloo has closed every connection by now
-        return al_fail(AL_TIMEOUT,
-                       "%s on rank %d of %d timed out after %lld ms: a replica "
-                       "hangs, or makes another call (operation, sizes, dtype "
-                       "or order) (Gloo: %s)",
-                       text, rank, world_size,
-                       static_cast<long long>(timeout_ms), error.what());
-      return al_fail(AL_COLLECTIVE_FAILED,
-                     "%s on rank %d of %d failed, timeout %lld ms: no "
-                     "connection any more to rank %s (Gloo: %s)",
-                     text, rank, world_size, static_cast<long long>(timeout_ms),
-                     context->lost().c_str(), error.what());
+      return explain(call, error.what());
     }
+  }
+
+  /** The status of a collective that has failed; names the ranks behind it. */
+  al_status explain(const Call& call, const char* why) {
+    const bool late = strstr(why, "imed out") || strstr(why, "imeout");
+    broken = call.text + (late ? " timed out" : " failed");
+    const auto timeout = static_cast<long long>(timeout_ms);
+    if (late) {  // Gloo has closed every connection by now
+      const auto asked = std::chrono::steady_clock::now();
+      const std::string others = roll_call->ask(kPatience);
+      // Those whose timeout comes a little later ask this one.
+      std::this_thread::sleep_until(asked + kPatience);
+      return al_fail(AL_TIMEOUT,
+                     "%s on rank %d of %d timed out after %lld ms: %s "
+                     "(call %u here; Gloo: %s)",
+                     call.text.c_str(), rank, world_size, timeout,
+                     others.empty()
+                         ? "all replicas are in this call, and do not get on"
+                         : others.c_str(),
+                     calls - 1, why);
+    }
+    const std::vector<int> lost = context->lost();
+    std::string ranks;
+    for (const int peer : lost)
+      ranks += (ranks.empty() ? "" : ", ") + std::to_string(peer);
+    const std::string others = roll_call->ask(kPatience / 2);
+    return al_fail(AL_COLLECTIVE_FAILED,
+                   "%s on rank %d of %d failed, timeout %lld ms: no connection "
+                   "any more to rank %s%s%s (Gloo: %s)",
+                   call.text.c_str(), rank, world_size, timeout, ranks.c_str(),
+                   others.empty() ? "" : "; ", others.c_str(), why);
+  }
+
+  /** Compares a call with those of the others; says how they differ. */
+  std::string disagreement(const Call& call, uint32_t number) {
+    std::vector<CallRecord> records(static_cast<size_t>(world_size));
+    CallRecord mine = make_record(call.text, call.hash);
+    gloo::AllgatherOptions options(context);
+    options.setInput(reinterpret_cast<char*>(&mine), sizeof mine);
+    options.setOutput(reinterpret_cast<char*>(records.data()),
+                      records.size() * sizeof mine);
+    options.setTag(Call("check").tag(number));
+    gloo::allgather(options);
+    return describe_others(records.data(), world_size, rank);
   }
 };
 
@@ -273,13 +326,13 @@ al_status all_reduce_buffers(al_group* group, const Call& call, int32_t op,
 
 al_status al_group_open(al_device*, int32_t rank, int32_t world_size,
                         const char* address, int64_t timeout_ms, void* blob,
-                        int64_t capacity, int64_t* blob_bytes,
+                        int64_t capacity, int64_t* blob_bytes, int32_t debug,
                         al_group** group) {
   if (world_size < 2 || rank < 0 || rank >= world_size || timeout_ms < 1)
     return al_fail(AL_INVALID_ARGUMENT,
                    "rank %d of %d, timeout %lld ms: no place in a group", rank,
                    world_size, static_cast<long long>(timeout_ms));
-  *blob_bytes = world_size * kSlotBytes;
+  *blob_bytes = world_size * kSlotBytes + RollCall::kBlobBytes;
   if (*blob_bytes > capacity)
     return al_fail(AL_INVALID_ARGUMENT, "a blob of %lld bytes needs %lld",
                    static_cast<long long>(capacity),
@@ -290,9 +343,13 @@ al_status al_group_open(al_device*, int32_t rank, int32_t world_size,
       opened->rank = rank;
       opened->world_size = world_size;
       opened->timeout_ms = timeout_ms;
+      opened->debug = debug != 0;
+      opened->roll_call = std::make_unique<RollCall>(rank, world_size, address);
       opened->context = std::make_shared<MeshContext>(
           rank, world_size, address, std::chrono::milliseconds(timeout_ms));
-      opened->context->publish(static_cast<char*>(blob));
+      char* const slots = static_cast<char*>(blob);
+      opened->context->publish(slots);
+      opened->roll_call->publish(slots + world_size * kSlotBytes);
       *group = opened.release();
       return AL_OK;
     } catch (const std::bad_alloc&) {
@@ -305,16 +362,25 @@ al_status al_group_open(al_device*, int32_t rank, int32_t world_size,
 }
 
 al_status al_group_connect(al_group* group, const void* blobs, int64_t bytes) {
-  const int64_t expected =
-      int64_t{group->world_size} * group->world_size * kSlotBytes;
+  const int64_t blob_bytes =
+      group->world_size * kSlotBytes + RollCall::kBlobBytes;
+  const int64_t expected = group->world_size * blob_bytes;
   if (bytes != expected)
     return al_fail(AL_INVALID_ARGUMENT, "blobs have %lld bytes, expected %lld",
                    static_cast<long long>(bytes),
                    static_cast<long long>(expected));
   return al_guard([&] {
-    return group->run(Call("connect"), [&](uint32_t) {
-      group->context->connect(static_cast<const char*>(blobs));
+    const char* const all = static_cast<const char*>(blobs);
+    for (int32_t i = 0; i < group->world_size; ++i)
+      group->roll_call->meet(i,
+                             all + (i + 1) * blob_bytes - RollCall::kBlobBytes);
+    // Before there are connections there is nothing to compare calls by.
+    const bool debug = std::exchange(group->debug, false);
+    const al_status failed = group->run(Call("connect"), [&](uint32_t) {
+      group->context->connect(all, blob_bytes);
     });
+    group->debug = debug;
+    return failed;
   });
 }
 
@@ -330,9 +396,6 @@ al_status al_group_close(al_group* group) {
 al_status al_all_reduce(al_group* group, int32_t dtype, int32_t op,
                         int32_t count, void* const* buffers,
                         const int64_t* sizes) {
-  static constexpr const char* kOps[] = {"sum", "avg", "max", "min"};
-  static constexpr const char* kDtypes[] = {"float32",  "float64", "float16",
-                                            "bfloat16", "int32",   "int64"};
   if (op < AL_SUM || op > AL_MIN)
     return al_fail(AL_INVALID_ARGUMENT, "there is no reduction %d", op);
   if (dtype < AL_FLOAT32 || dtype > AL_INT64)
@@ -348,10 +411,7 @@ al_status al_all_reduce(al_group* group, int32_t dtype, int32_t op,
         return al_fail(AL_INVALID_ARGUMENT, "buffer %d has %lld elements", i,
                        static_cast<long long>(sizes[i]));
     }
-    Call call("all_reduce " + std::string(kOps[op]) + " of " +
-              std::to_string(count) +
-              (count == 1 ? " tensor, " : " tensors, ") +
-              std::to_string(total) + " " + kDtypes[dtype] + ",");
+    Call call(describe_all_reduce(dtype, op, count, total));
     for (int32_t i = 0; i < count; ++i)
       call.mix(static_cast<uint64_t>(sizes[i]));
     const auto reduce = [&](auto stored, auto sent) {

@@ -16,7 +16,9 @@
 #include <memory>
 #include <thread>
 
+#include "call_record.h"
 #include "device.cuh"
+#include "roll_call.h"
 
 using atomloss::check;
 using Clock = std::chrono::steady_clock;
@@ -27,6 +29,9 @@ namespace {
 constexpr int kMaxCounts = 256;
 
 constexpr auto kPoll = std::chrono::milliseconds(10);
+
+/** How long a replica that fails waits for what the others say. */
+constexpr auto kPatience = std::chrono::milliseconds(1000);
 
 /* ---- kernels -------------------------------------------------------------*/
 
@@ -70,6 +75,10 @@ struct Pending {
   std::string what;
 };
 
+/** An id and where to ask. */
+constexpr int64_t kBlobBytes =
+    sizeof(ncclUniqueId) + atomloss::RollCall::kBlobBytes;
+
 ncclDataType_t nccl_type(int32_t dtype) {
   switch (dtype) {
     case AL_FLOAT32:
@@ -108,6 +117,8 @@ struct al_group {
   al_device* device;
   int rank, world_size;
   int64_t timeout_ms;
+  std::unique_ptr<atomloss::RollCall> roll_call;
+  atomloss::CallRecord* records = nullptr; /* [world_size + 1]: debug mode */
 
   std::mutex mutex; /* guards all below; held while something is enqueued */
   std::condition_variable changed;
@@ -115,6 +126,7 @@ struct al_group {
   std::string broken;                /* why, once a collective has failed */
   std::deque<Pending> pending;
   std::vector<cudaEvent_t> events; /* idle ones */
+  int64_t calls = 0;
   bool closing = false;
   bool finished = false; /* every collective is done: its result is good */
   std::thread watchdog;
@@ -140,11 +152,16 @@ struct al_group {
   /** Ends the communicator; the mutex is held. Returns the status to give. */
   al_status break_off(al_status_code code, const std::string& what,
                       const char* why) {
+    const auto asked = Clock::now();
+    const std::string others = roll_call->ask(kPatience);
     char text[1024];
-    snprintf(text, sizeof text, "%s on rank %d of %d %s %lld ms: %s",
+    snprintf(text, sizeof text, "%s on rank %d of %d %s %lld ms: %s%s%s",
              what.c_str(), rank, world_size,
              code == AL_TIMEOUT ? "timed out after" : "failed, timeout",
-             static_cast<long long>(timeout_ms), why);
+             static_cast<long long>(timeout_ms), why,
+             others.empty() ? "" : "; ", others.c_str());
+    // Those whose timeout comes a little later ask this one.
+    if (code == AL_TIMEOUT) std::this_thread::sleep_until(asked + kPatience);
     broken = text;
     if (!finished) device->fail(code, broken);
     if (communicator != nullptr) ncclCommAbort(communicator);
@@ -202,14 +219,22 @@ struct al_group {
     return slots[i];
   }
 
-  /** Enqueues a collective on the transfer stream. */
+  /**
+   * Enqueues a collective on the transfer stream. The hash is of all that
+   * replicas must agree on besides its text.
+   */
   template <class F>
-  void enqueue(const std::string& what, Order order, F&& collective) {
+  void enqueue(const std::string& what, Order order, F&& collective,
+               uint64_t hash = 0) {
     if (!broken.empty())
       throw al_error(al_fail(AL_COLLECTIVE_FAILED,
                              "%s on rank %d of %d: the group is broken since "
                              "%s",
                              what.c_str(), rank, world_size, broken.c_str()));
+    hash = atomloss::hash_bytes(what.data(), what.size(), hash);
+    // Left with the next call: this one is under way until then.
+    roll_call->enter(calls++, what, hash);
+    if (records) compare_calls(what, hash);
     if (order != Order::kApart) {
       const cudaEvent_t ready = take_event();
       AL_CHECK(cudaEventRecord(ready, device->compute));
@@ -224,6 +249,45 @@ struct al_group {
       AL_CHECK(cudaStreamWaitEvent(device->compute, done, 0));
     pending.push_back({done, deadline(), what});
     changed.notify_all();
+  }
+
+  /**
+   * Debug mode: throws if a replica makes another call than this one. Waits, as
+   * long as a collective may take.
+   */
+  void compare_calls(const std::string& what, uint64_t hash) {
+    using atomloss::CallRecord;
+    const auto bytes = sizeof(CallRecord);
+    CallRecord* const mine = records + world_size;
+    const CallRecord record = atomloss::make_record(what, hash);
+    std::vector<CallRecord> all(static_cast<size_t>(world_size));
+    // From pageable memory: the record has been read when the call returns.
+    AL_CHECK(cudaMemcpyAsync(mine, &record, bytes, cudaMemcpyHostToDevice,
+                             device->transfer));
+    AL_CHECK(ncclAllGather(mine, records, bytes, ncclInt8, communicator,
+                           device->transfer));
+    settle(what);
+    const cudaEvent_t done = take_event();
+    AL_CHECK(cudaEventRecord(done, device->transfer));
+    const Clock::time_point end = deadline();
+    while (cudaEventQuery(done) == cudaErrorNotReady) {
+      if (Clock::now() > end)
+        throw al_error(break_off(AL_TIMEOUT, what, "no other replica is here"));
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    }
+    events.push_back(done);
+    AL_CHECK(cudaMemcpy(all.data(), records, bytes * all.size(),
+                        cudaMemcpyDeviceToHost));
+    const std::string others =
+        atomloss::describe_others(all.data(), world_size, rank);
+    if (others.empty()) return;
+    broken = what + ", on which replicas disagreed";
+    device->fail(AL_COLLECTIVE_FAILED, broken);
+    throw al_error(al_fail(AL_COLLECTIVE_FAILED,
+                           "replicas disagree: call %lld of rank %d of %d is "
+                           "%s; %s",
+                           static_cast<long long>(calls - 1), rank, world_size,
+                           what.c_str(), others.c_str()));
   }
 
   /** Looks after what is under way, until the group is closed. */
@@ -260,25 +324,32 @@ struct al_group {
 /* ---- ABI -----------------------------------------------------------------*/
 
 al_status al_group_open(al_device* device, int32_t rank, int32_t world_size,
-                        const char*, int64_t timeout_ms, void* blob,
-                        int64_t capacity, int64_t* blob_bytes, al_group** out) {
+                        const char* address, int64_t timeout_ms, void* blob,
+                        int64_t capacity, int64_t* blob_bytes, int32_t debug,
+                        al_group** out) {
   if (world_size < 2 || rank < 0 || rank >= world_size)
     return al_fail(AL_INVALID_ARGUMENT, "rank %d of %d is no place in a group",
                    rank, world_size);
-  *blob_bytes = sizeof(ncclUniqueId);
+  *blob_bytes = kBlobBytes;
   if (*blob_bytes > capacity)
     return al_fail(AL_INVALID_ARGUMENT, "a blob of %lld bytes needs %lld",
                    static_cast<long long>(capacity),
                    static_cast<long long>(*blob_bytes));
   return al_guard([&]() -> al_status {
     device->use();
-    memset(blob, 0, sizeof(ncclUniqueId));
+    memset(blob, 0, kBlobBytes);
     if (rank == 0) AL_CHECK(ncclGetUniqueId(static_cast<ncclUniqueId*>(blob)));
     auto group = std::make_unique<al_group>();
     group->device = device;
     group->rank = rank;
     group->world_size = world_size;
     group->timeout_ms = timeout_ms;
+    group->roll_call =
+        std::make_unique<atomloss::RollCall>(rank, world_size, address);
+    group->roll_call->publish(static_cast<char*>(blob) + sizeof(ncclUniqueId));
+    if (debug)
+      AL_CHECK(cudaMalloc(&group->records,
+                          (world_size + 1) * sizeof *group->records));
     AL_CHECK(cudaMalloc(&group->token, sizeof *group->token));
     AL_CHECK(cudaMemset(group->token, 0, sizeof *group->token));
     *out = group.release();
@@ -287,8 +358,7 @@ al_status al_group_open(al_device* device, int32_t rank, int32_t world_size,
 }
 
 al_status al_group_connect(al_group* group, const void* blobs, int64_t bytes) {
-  const auto expected =
-      static_cast<int64_t>(sizeof(ncclUniqueId)) * group->world_size;
+  const int64_t expected = kBlobBytes * group->world_size;
   if (bytes != expected)
     return al_fail(AL_INVALID_ARGUMENT, "blobs have %lld bytes, expected %lld",
                    static_cast<long long>(bytes),
@@ -298,6 +368,9 @@ al_status al_group_connect(al_group* group, const void* blobs, int64_t bytes) {
     std::lock_guard<std::mutex> lock(group->mutex);
     ncclUniqueId id;  // that of rank 0
     memcpy(&id, blobs, sizeof id);
+    const char* const first = static_cast<const char*>(blobs) + sizeof id;
+    for (int32_t i = 0; i < group->world_size; ++i)
+      group->roll_call->meet(i, first + i * kBlobBytes);
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;  // so that a replica that never comes cannot hold us
     AL_CHECK(ncclCommInitRankConfig(&group->communicator, group->world_size, id,
@@ -339,6 +412,7 @@ al_status al_group_close(al_group* group) {
     }
     for (cudaEvent_t event : group->events) cudaEventDestroy(event);
     cudaFree(group->token);
+    cudaFree(group->records);
     cudaGetLastError();
     lock.unlock();
     delete group;
@@ -349,22 +423,28 @@ al_status al_group_close(al_group* group) {
 al_status al_all_reduce(al_group* group, int32_t dtype, int32_t op,
                         int32_t count, void* const* buffers,
                         const int64_t* sizes) {
+  if (op < AL_SUM || op > AL_MIN)
+    return al_fail(AL_INVALID_ARGUMENT, "there is no reduction %d", op);
   if (op == AL_AVG && (dtype == AL_INT32 || dtype == AL_INT64))
     return al_fail(AL_INVALID_ARGUMENT, "avg needs a floating dtype");
   return al_guard([&]() -> al_status {
+    const ncclDataType_t type = nccl_type(dtype);
     group->device->use();
     std::lock_guard<std::mutex> lock(group->mutex);
-    const std::string what = "all_reduce of " + std::to_string(count) +
-                             (count == 1 ? " tensor" : " tensors");
-    group->enqueue(what, Order::kBetween, [&] {
+    int64_t total = 0;
+    for (int32_t i = 0; i < count; ++i) total += sizes[i];
+    const auto reduce = [&] {
       AL_CHECK(ncclGroupStart());
       for (int32_t i = 0; i < count; ++i)
         AL_CHECK(ncclAllReduce(buffers[i], buffers[i],
-                               static_cast<size_t>(sizes[i]), nccl_type(dtype),
-                               nccl_op(op), group->communicator,
-                               group->device->transfer));
+                               static_cast<size_t>(sizes[i]), type, nccl_op(op),
+                               group->communicator, group->device->transfer));
       AL_CHECK(ncclGroupEnd());
-    });
+    };
+    group->enqueue(atomloss::describe_all_reduce(dtype, op, count, total),
+                   Order::kBetween, reduce,
+                   atomloss::hash_bytes(
+                       sizes, static_cast<size_t>(count) * sizeof *sizes));
     return AL_OK;
   });
 }
@@ -374,12 +454,13 @@ al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
   return al_guard([&]() -> al_status {
     group->device->use();
     std::lock_guard<std::mutex> lock(group->mutex);
-    group->enqueue(
-        "broadcast from rank " + std::to_string(root), Order::kBetween, [&] {
-          AL_CHECK(ncclBroadcast(buffer, buffer, static_cast<size_t>(bytes),
-                                 ncclInt8, root, group->communicator,
-                                 group->device->transfer));
-        });
+    group->enqueue("broadcast of " + std::to_string(bytes) +
+                       " bytes from rank " + std::to_string(root),
+                   Order::kBetween, [&] {
+                     AL_CHECK(ncclBroadcast(
+                         buffer, buffer, static_cast<size_t>(bytes), ncclInt8,
+                         root, group->communicator, group->device->transfer));
+                   });
     return AL_OK;
   });
 }
@@ -398,23 +479,25 @@ al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
     // for nothing else, those of the device for what computes them.
     AL_CHECK(cudaStreamWaitEvent(device->transfer, slot.read, 0));
     const Order order = counts ? Order::kApart : Order::kBehindCompute;
-    group->enqueue("all_reduce of the sample counts", order, [&] {
-      for (int32_t i = 0; counts && i < n; i += kMaxCounts) {
-        Counts argument = {};
-        const int32_t some = std::min(kMaxCounts, n - i);
-        std::copy(counts + i, counts + i + some, argument.values);
-        write_counts<<<1, kMaxCounts, 0, device->transfer>>>(argument, some,
-                                                             slot.counts + i);
-        AL_CHECK(cudaGetLastError());
-      }
-      if (!counts)
-        AL_CHECK(cudaMemcpyAsync(slot.counts, device_counts,
-                                 static_cast<size_t>(n) * sizeof *device_counts,
-                                 cudaMemcpyDeviceToDevice, device->transfer));
-      AL_CHECK(ncclAllReduce(slot.counts, slot.counts, static_cast<size_t>(n),
-                             ncclInt64, ncclSum, group->communicator,
-                             device->transfer));
-    });
+    group->enqueue(
+        "all_reduce of " + std::to_string(n) + " sample counts", order, [&] {
+          for (int32_t i = 0; counts && i < n; i += kMaxCounts) {
+            Counts argument = {};
+            const int32_t some = std::min(kMaxCounts, n - i);
+            std::copy(counts + i, counts + i + some, argument.values);
+            write_counts<<<1, kMaxCounts, 0, device->transfer>>>(
+                argument, some, slot.counts + i);
+            AL_CHECK(cudaGetLastError());
+          }
+          if (!counts)
+            AL_CHECK(
+                cudaMemcpyAsync(slot.counts, device_counts,
+                                static_cast<size_t>(n) * sizeof *device_counts,
+                                cudaMemcpyDeviceToDevice, device->transfer));
+          AL_CHECK(ncclAllReduce(slot.counts, slot.counts,
+                                 static_cast<size_t>(n), ncclInt64, ncclSum,
+                                 group->communicator, device->transfer));
+        });
     AL_CHECK(cudaEventRecord(slot.ready, device->transfer));
     slot.taken = true;
     return AL_OK;
