@@ -12,19 +12,24 @@
 import {
   Adam,
   AtomlossError,
-  DDPLoss,
   Device,
   InternalError,
   matmul,
+  MultiTaskLoss,
   ProcessGroup,
   type Tensor,
 } from "../mod.ts";
 import { allStatistics, Batch, deal, type Share } from "./potential/batches.ts";
 import {
+  readCheckpoint,
+  type Training,
+  writeCheckpoint,
+} from "./potential/checkpoint.ts";
+import {
   type DescriptorOptions,
   parameterCount,
 } from "./potential/descriptors.ts";
-import { errorsOf, predict } from "./potential/evaluate.ts";
+import { evaluate, predict } from "./potential/evaluate.ts";
 import { readExtxyz } from "./potential/extxyz.ts";
 import {
   HELP,
@@ -32,6 +37,7 @@ import {
   type Options,
   parseOptions,
 } from "./potential/options.ts";
+import { Interrupted, Interruption } from "./potential/interruption.ts";
 import { drawPlot, type LossPoint } from "./potential/plot.ts";
 import { Progress } from "./potential/progress.ts";
 import { Random } from "./potential/random.ts";
@@ -113,26 +119,10 @@ async function main(options: Options): Promise<void> {
 
   // --- How good it is. ------------------------------------------------------
 
-  const trained = await predict(
-    trainSet,
-    trainBatches,
-    parameters,
-    whitening,
-    group,
-  );
-  const tested = await predict(
-    testSet,
-    testBatches,
-    parameters,
-    whitening,
-    group,
-  );
-  const errors = errorsOf(testSet, tested);
-  const finalParameters = await parameters.toList();
-  if (!isFirst) return;
-
-  printErrors({ train: errorsOf(trainSet, trained), test: errors });
-  if (report !== undefined) {
+  const train = await evaluate(trainBatches, parameters, group);
+  const test = await evaluate(testBatches, parameters, group);
+  if (isFirst) printErrors({ train, test });
+  if (isFirst && report !== undefined) {
     const results = {
       worldSize: group.worldSize,
       device: device.name,
@@ -143,20 +133,27 @@ async function main(options: Options): Promise<void> {
       trainAtoms: atomCount(...trainSet),
       testStructures: testSet.length,
       testAtoms: atomCount(...testSet),
-      ...errors,
+      ...test,
       finalLoss: losses.at(-1)!.loss,
       secondsPerStep: seconds / options.steps,
-      parameters: finalParameters,
+      parameters: await parameters.toList(),
     };
     await writeResult(report, JSON.stringify(results, null, 2) + "\n");
   }
-  if (plot !== undefined) {
-    const sets = [
-      { name: "train", structures: trainSet, predictions: trained },
-      { name: "test", structures: testSet, predictions: tested },
-    ];
-    await writeResult(plot, await drawPlot(sets, losses));
-  }
+  if (plot === undefined) return;
+  const predictAll = (
+    structures: Structure[],
+    batches: readonly Batch[],
+  ): ReturnType<typeof predict> =>
+    predict(structures, batches, parameters, whitening, group);
+  const trained = await predictAll(trainSet, trainBatches);
+  const tested = await predictAll(testSet, testBatches);
+  if (!isFirst) return;
+  const sets = [
+    { name: "train", structures: trainSet, predictions: trained },
+    { name: "test", structures: testSet, predictions: tested },
+  ];
+  await writeResult(plot, await drawPlot(sets, losses));
 }
 
 /**
@@ -177,64 +174,116 @@ async function fit(
   const { device, shape, dtype } = parameters;
   using gradient = device.zeros(shape, dtype);
   using adam = new Adam([parameters], { lr: options.lr });
-  const energyLoss = new DDPLoss(options.energyLoss, "mean", { group });
-  const forceLoss = new DDPLoss(options.forceLoss, "mean", { group });
+  // Both losses in one launch, their sample counts in one collective.
+  const loss = new MultiTaskLoss({
+    energy: { loss: options.energyLoss, coefficient: options.energyWeight },
+    forces: { loss: options.forceLoss },
+  }, { group });
+  // Of the l2norm every atom is a sample, of the others every component.
+  const forceSamples = options.forceLoss === "l2norm" ? 1 : 3;
 
-  using progress = new Progress("training", options.steps, group.rank === 0);
+  const training = { parameters, adam, options };
+  const isFirst = group.rank === 0;
+  using interruption = new Interruption(isFirst && !!options.checkpoint);
+  const done = await resume(training, group);
+
+  using progress = new Progress("training", options.steps, isFirst);
   const losses: LossPoint[] = [];
   const readEvery = Math.max(1, Math.floor(options.steps / LOSS_READINGS));
   let order: number[] = [];
 
-  for (let step = 1; step <= options.steps; step++) {
-    // Every epoch meets the batches in a new order: the same everywhere.
-    if (order.length === 0) order = random.permutation(batches.length);
-    const batch = batches[order.pop()!]!;
+  try {
+    for (let step = 1; step <= options.steps; step++) {
+      // Every epoch meets the batches in a new order: the same everywhere.
+      if (order.length === 0) order = random.permutation(batches.length);
+      const batch = batches[order.pop()!]!;
+      if (step <= done) continue;
 
-    // Forward: predictions are linear in the parameters. A replica without
-    // atoms in this batch has empty tensors, and makes the same calls.
-    using energies = matmul(batch.energyDesign, parameters);
-    using components = matmul(batch.forceDesign, parameters);
-    using forces = components.reshape([batch.atoms, 3]);
+      // The means are over the atoms and structures of all replicas and
+      // micro-batches, and not over their means. How many these are is known
+      // now: while the model runs, the replicas add up their counts.
+      using normalizer = loss.normalizer({
+        energy: batch.structures,
+        forces: forceSamples * batch.atoms,
+      });
+      const isRead = step % readEvery === 0 || step === options.steps;
+      let total = 0;
+      for (const [i, micro] of batch.micro.entries()) {
+        // Forward: predictions are linear in the parameters. A replica without
+        // atoms in this batch has empty tensors, and makes the same calls.
+        using energies = matmul(micro.energyDesign, parameters);
+        using components = matmul(micro.forceDesign, parameters);
+        using forces = components.reshape([micro.atoms, 3]);
 
-    // The losses and their gradients. The mean is over the atoms of all
-    // replicas, and not over the means of the replicas.
-    using energy = energyLoss.valueAndGrad(
-      energies,
-      batch.energies,
-      batch.natoms,
-    );
-    using force = forceLoss.valueAndGrad(forces, batch.forces);
+        // The losses and their gradients.
+        const { natoms } = micro;
+        using result = loss.valueAndGrad({
+          energy: { input: energies, target: micro.energies, natoms },
+          forces: { input: forces, target: micro.forces },
+        }, { normalizer });
 
-    // Backward: the same matrices, transposed. That of the energies carries
-    // the weight of their loss.
-    using forceGrad = force.grad.reshape([3 * batch.atoms, 1]);
-    matmul(batch.weightedEnergyDesign, energy.grad, {
-      transposeA: true,
-      out: gradient,
-    });
-    matmul(batch.forceDesign, forceGrad, {
-      transposeA: true,
-      out: gradient,
-      accumulate: true,
-    });
+        // Backward: the same matrices, transposed.
+        const { energy, forces: force } = result.grads;
+        using forceGrad = force!.reshape([3 * micro.atoms, 1]);
+        matmul(micro.energyDesign, energy!, {
+          transposeA: true,
+          out: gradient,
+          accumulate: i > 0,
+        });
+        matmul(micro.forceDesign, forceGrad, {
+          transposeA: true,
+          out: gradient,
+          accumulate: true,
+        });
+        if (isRead) total += await result.total.item();
+      }
 
-    // Replicas average their gradients, and so all take the same step.
-    group.averageGradients([gradient]);
-    adam.lr = options.lr * cosineDecay((step - 1) / options.steps);
-    adam.step([gradient]);
+      // Replicas average their gradients, and so all take the same step.
+      group.averageGradients([gradient]);
+      adam.lr = options.lr * cosineDecay((step - 1) / options.steps);
+      adam.step([gradient]);
 
-    // Only reading the loss waits for the device, so it is not read in every
-    // step. Its average over the replicas is the one true mean.
-    if (step % readEvery === 0 || step === options.steps) {
-      group.allReduce(energy.value, "avg");
-      group.allReduce(force.value, "avg");
-      const loss = options.energyWeight * await energy.value.item() +
-        await force.value.item();
-      losses.push({ step, loss });
-      await progress.update(step, `loss ${loss.toFixed(4)}`);
+      // Only reading the loss waits for the device, so it is not read in every
+      // step. Its average over the replicas is the one true mean.
+      if (isRead) {
+        using value = device.tensor(new Float64Array([total]));
+        group.allReduce(value, "avg");
+        losses.push({ step, loss: await value.item() });
+        await progress.update(step, `loss ${losses.at(-1)!.loss.toFixed(4)}`);
+      }
+      const isDue = step % options.checkpointEvery === 0;
+      if (isFirst && options.checkpoint && isDue) {
+        await writeCheckpoint(options.checkpoint, step, training);
+      }
+      await interruption.check();
     }
+  } catch (error) {
+    // A step is taken whole or not at all: the state is that of adam.steps.
+    if (isFirst && options.checkpoint) {
+      await writeCheckpoint(options.checkpoint, adam.steps, training);
+      console.error(`${speaker}: checkpoint after step ${adam.steps}`);
+    }
+    throw error;
   }
   return losses;
+}
+
+/** How many steps have been taken before; the state that they have left. */
+async function resume(
+  training: Training,
+  group: ProcessGroup,
+): Promise<number> {
+  const { parameters, adam, options } = training;
+  if (!options.resume) return 0;
+  // One replica reads, so that all go on from the same.
+  if (group.rank === 0) await readCheckpoint(options.checkpoint!, training);
+  using steps = group.device.tensor(new Float64Array([adam.steps]));
+  for (const tensor of [steps, parameters, ...adam.state]) {
+    group.broadcast(tensor);
+  }
+  adam.steps = await steps.item();
+  if (group.rank === 0) console.log(`going on after step ${adam.steps}`);
+  return adam.steps;
 }
 
 /** From 1 at the start of training smoothly to 0 at its end. */
@@ -267,6 +316,8 @@ if (import.meta.main) {
       throw error;
     }
     console.error(`${speaker}: ${error.name}: ${error.message}`);
-    Deno.exit(error instanceof OptionError ? 2 : 1);
+    Deno.exit(
+      error instanceof OptionError ? 2 : error instanceof Interrupted ? 130 : 1,
+    );
   }
 }

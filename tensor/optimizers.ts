@@ -174,6 +174,15 @@ export class Adam {
   }
 
   /**
+   * What it keeps between steps besides {@linkcode Adam.steps}, for
+   * checkpoints: the means of the gradients, then those of their squares. To go
+   * on from saved ones, `copy_` them here and set `steps`.
+   */
+  get state(): readonly Tensor[] {
+    return [...this.#expAvgs, ...this.#expAvgSqs].flat();
+  }
+
+  /**
    * Updates every parameter, in place.
    *
    * @param grads One gradient per parameter, in their order, each with the
@@ -220,9 +229,7 @@ export class Adam {
 
   /** Frees the optimiser's own state; the parameters stay. */
   [Symbol.dispose](): void {
-    for (const state of [...this.#expAvgs, ...this.#expAvgSqs].flat()) {
-      state.dispose();
-    }
+    for (const state of this.state) state.dispose();
   }
 
   /** The same as disposing. */
@@ -321,9 +328,18 @@ export class SGD {
     );
   }
 
+  /**
+   * What it keeps between steps besides {@linkcode SGD.steps}, for checkpoints:
+   * the momentum buffers. To go on from saved ones, `copy_` them here and set
+   * `steps`.
+   */
+  get state(): readonly Tensor[] {
+    return this.#momentumBuffers.flat();
+  }
+
   /** Frees the optimiser's own state; the parameters stay. */
   [Symbol.dispose](): void {
-    for (const state of this.#momentumBuffers.flat()) state.dispose();
+    for (const state of this.state) state.dispose();
   }
 
   /** The same as disposing. */

@@ -96,8 +96,45 @@ export async function allStatistics(
   return all;
 }
 
-/** One replica's share of a batch in device memory; S structures, N atoms, P parameters. */
+/**
+ * One replica's share of a batch in device memory, in micro-batches of so many
+ * structures; one at least, maybe empty.
+ */
 export class Batch implements Disposable {
+  readonly micro: readonly MicroBatch[];
+  /** Structures and atoms of the share. */
+  readonly structures: number;
+  readonly atoms: number;
+
+  constructor(
+    device: Device,
+    structures: readonly Structure[],
+    { members, rows }: Share,
+    whitening: Whitening,
+    { dtype, microBatch }: Pick<Options, "dtype" | "microBatch">,
+  ) {
+    const size = microBatch ?? Math.max(members.length, 1);
+    const micro: MicroBatch[] = [];
+    for (let at = 0; at === 0 || at < members.length; at += size) {
+      const part = {
+        members: members.slice(at, at + size),
+        rows: rows.slice(at, at + size),
+      };
+      micro.push(new MicroBatch(device, structures, part, whitening, dtype));
+    }
+    this.micro = micro;
+    this.structures = members.length;
+    this.atoms = atomCount(...members.map((member) => structures[member]!));
+  }
+
+  /** Frees the device memory. */
+  [Symbol.dispose](): void {
+    for (const micro of this.micro) micro[Symbol.dispose]();
+  }
+}
+
+/** What one pass of the model takes; S structures, N atoms, P parameters. */
+export class MicroBatch implements Disposable {
   /** Which structures of the data set it has. */
   readonly members: readonly number[];
   readonly atoms: number;
@@ -109,17 +146,15 @@ export class Batch implements Disposable {
   readonly forces: Tensor;
   /** `[S, P]`: times the parameters, the energies. */
   readonly energyDesign: Tensor;
-  /** `[S, P]`: `energyDesign` times the weight of the energy loss. */
-  readonly weightedEnergyDesign: Tensor;
   /** `[3N, P]`: times the parameters, the forces. */
   readonly forceDesign: Tensor;
 
   constructor(
     device: Device,
     structures: readonly Structure[],
-    { members, rows }: Share,
+    { members, rows }: Pick<Share, "members" | "rows">,
     whitening: Whitening,
-    { dtype, energyWeight }: Pick<Options, "dtype" | "energyWeight">,
+    dtype: Options["dtype"],
   ) {
     const own = members.map((member) => structures[member]!);
     const white = rows.map((row) => applyWhitening(row, whitening));
@@ -159,10 +194,6 @@ export class Batch implements Disposable {
       white.map(({ energy }) => energy),
       [count, width],
     );
-    this.weightedEnergyDesign = tensor(
-      white.map(({ energy }) => energy.map((x) => energyWeight * x)),
-      [count, width],
-    );
     this.forceDesign = tensor(
       white.map(({ forces }) => forces),
       [3 * atoms, width],
@@ -175,7 +206,6 @@ export class Batch implements Disposable {
     this.energies.dispose();
     this.forces.dispose();
     this.energyDesign.dispose();
-    this.weightedEnergyDesign.dispose();
     this.forceDesign.dispose();
   }
 }

@@ -1,10 +1,10 @@
 /**
- * Predictions for a whole data set, and their errors.
+ * How good a potential is on a data set, and what it predicts for it.
  *
  * @module
  */
 
-import { matmul, type ProcessGroup, type Tensor } from "../../mod.ts";
+import { matmul, Metrics, type ProcessGroup, type Tensor } from "../../mod.ts";
 import type { Batch } from "./batches.ts";
 import { gather } from "./gather.ts";
 import { atomCount, type Structure } from "./structure.ts";
@@ -18,14 +18,49 @@ export interface Predictions {
   readonly forces: Float64Array;
 }
 
-/** Mean absolute errors. */
+/** Errors over a whole data set. */
 export interface Errors {
-  /** eV per atom. */
+  /** Mean absolute error of the energies, eV per atom. */
   readonly energyMAE: number;
-  /** eV/Å per component. */
+  /** Mean absolute error of the forces, eV/Å per component. */
   readonly forceMAE: number;
   /** The same for forces predicted to be zero. */
   readonly baselineForceMAE: number;
+  /** Mean cosine of the angle between predicted and reference force. */
+  readonly forceCosine: number;
+  /** Fraction of structures within 0.02 eV and 0.03 eV/Å. */
+  readonly energyForcesWithinThreshold: number;
+}
+
+/** The errors on all replicas' shares: summed on the device, read once. */
+export async function evaluate(
+  batches: readonly Batch[],
+  parameters: Tensor,
+  group: ProcessGroup,
+): Promise<Errors> {
+  using metrics = new Metrics(group.device, { group });
+  using baseline = new Metrics(group.device, { group });
+  for (const batch of batches.flatMap(({ micro }) => micro)) {
+    const { natoms, energyDesign, forceDesign, atoms } = batch;
+    using energies = matmul(energyDesign, parameters);
+    using components = matmul(forceDesign, parameters);
+    using forces = components.reshape([atoms, 3]);
+    using zero = group.device.zeros([atoms, 3], forces.dtype);
+    metrics.add({
+      natoms,
+      energy: { input: energies, target: batch.energies },
+      forces: { input: forces, target: batch.forces },
+    });
+    baseline.add({ natoms, forces: { input: zero, target: batch.forces } });
+  }
+  const report = await metrics.result();
+  return {
+    energyMAE: report.energyPerAtomMAE,
+    forceMAE: report.forcesMAE,
+    baselineForceMAE: (await baseline.result()).forcesMAE,
+    forceCosine: report.forcesCosineSimilarity,
+    energyForcesWithinThreshold: report.energyForcesWithinThreshold,
+  };
 }
 
 /** Predicts on all replicas, each its share, and tells all of them the whole. */
@@ -42,7 +77,8 @@ export async function predict(
   }
   const energies = new Float64Array(structures.length);
   const forces = new Float64Array(offsets.at(-1)!);
-  for (const { members, energyDesign, forceDesign } of batches) {
+  const parts = batches.flatMap(({ micro }) => micro);
+  for (const { members, energyDesign, forceDesign } of parts) {
     using energyTensor = matmul(energyDesign, parameters);
     using forceTensor = matmul(forceDesign, parameters);
     const ofEnergies = await energyTensor.data() as Float64Array;
@@ -58,29 +94,5 @@ export async function predict(
   return {
     energies: await gather(energies, group),
     forces: await gather(forces, group),
-  };
-}
-
-/** Compares predictions with the reference. */
-export function errorsOf(
-  structures: readonly Structure[],
-  { energies, forces }: Predictions,
-): Errors {
-  let energyError = 0;
-  let forceError = 0;
-  let forceSize = 0;
-  let at = 0;
-  structures.forEach((structure, s) => {
-    energyError += Math.abs(energies[s]! - structure.energy) /
-      atomCount(structure);
-    for (const force of structure.forces) {
-      forceError += Math.abs(forces[at++]! - force);
-      forceSize += Math.abs(force);
-    }
-  });
-  return {
-    energyMAE: energyError / structures.length,
-    forceMAE: forceError / forces.length,
-    baselineForceMAE: forceSize / forces.length,
   };
 }

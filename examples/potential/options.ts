@@ -21,6 +21,7 @@ export interface Options {
   readonly test: string | undefined;
   readonly steps: number;
   readonly batch: number;
+  readonly microBatch: number | undefined;
   readonly lr: number;
   readonly cutoff: number;
   readonly energyLoss: keyof typeof ENERGY_LOSSES;
@@ -31,6 +32,9 @@ export interface Options {
   readonly seed: number;
   readonly report: string | undefined;
   readonly plot: string | undefined;
+  readonly checkpoint: string | undefined;
+  readonly checkpointEvery: number;
+  readonly resume: boolean;
 }
 
 /** The text of `--help`. */
@@ -48,6 +52,8 @@ Data: extended XYZ, one chemical element, energies in eV, forces in eV/Å.
 Training:
   --steps N           optimiser steps (default: 1500)
   --batch N           structures per step, over all replicas (default: 32)
+  --micro-batch N     structures that a replica's model takes at a time; the
+                      step is the same (default: its share of the batch)
   --lr X              learning rate at the start (default: 0.01)
   --energy-loss NAME  ${
   Object.keys(ENERGY_LOSSES).join(", ")
@@ -67,6 +73,10 @@ Machine:
 Results:
   --report FILE       write them as JSON
   --plot FILE         plot predictions and the loss as SVG
+  --checkpoint DIR    write the state of the training there: as it goes on,
+                      when it fails and when it is interrupted
+  --checkpoint-every N  steps between checkpoints (default: 100)
+  --resume            go on from the checkpoint in DIR, if there is one
   -h, --help          show this
 `;
 
@@ -82,13 +92,14 @@ function refuse(argument: string): never {
  */
 export function parseOptions(args: readonly string[]): Options | undefined {
   const flags: Record<string, unknown> = parseArgs([...args], {
-    boolean: ["help"],
+    boolean: ["help", "resume"],
     string: [
       "train",
       "test",
       "cutoff",
       "steps",
       "batch",
+      "micro-batch",
       "lr",
       "energy-loss",
       "energy-weight",
@@ -98,6 +109,8 @@ export function parseOptions(args: readonly string[]): Options | undefined {
       "device",
       "report",
       "plot",
+      "checkpoint",
+      "checkpoint-every",
     ],
     alias: { help: "h" },
     unknown: refuse,
@@ -158,6 +171,9 @@ export function parseOptions(args: readonly string[]): Options | undefined {
     cutoff: number("cutoff", 5, { from: 1, to: 20 }),
     steps: number("steps", 1500, { from: 1, integer: true }),
     batch: number("batch", 32, { from: 1, integer: true }),
+    microBatch: text("micro-batch") === undefined
+      ? undefined
+      : number("micro-batch", 1, { from: 1, integer: true }),
     lr: number("lr", 0.01, {}),
     energyLoss,
     energyWeight: number("energy-weight", ENERGY_LOSSES[energyLoss], {}),
@@ -167,9 +183,18 @@ export function parseOptions(args: readonly string[]): Options | undefined {
     device,
     report: text("report"),
     plot: text("plot"),
+    checkpoint: text("checkpoint"),
+    checkpointEvery: number("checkpoint-every", 100, {
+      from: 1,
+      integer: true,
+    }),
+    resume: flags.resume === true,
   };
   if ((options.train === undefined) !== (options.test === undefined)) {
     throw new OptionError("--train and --test go together");
+  }
+  if (options.resume && options.checkpoint === undefined) {
+    throw new OptionError("--resume needs --checkpoint");
   }
   return options;
 }
