@@ -159,11 +159,11 @@ void RollCall::answer() {
 }
 
 std::string RollCall::ask(std::chrono::milliseconds patience) {
-  enum class State { kUnasked, kSilent, kGone, kAnswered };
+  enum class State { kUnreachable, kSilent, kGone, kAnswered };
   struct Line {
     int rank = 0;
     int fd = -1;
-    State state = State::kUnasked;
+    State state = State::kUnreachable;
     Place place;
   };
   uint64_t nonce;
@@ -222,11 +222,12 @@ std::string RollCall::ask(std::chrono::milliseconds patience) {
   std::string text;
   for (const Line& line : lines) {
     if (line.fd >= 0) close(line.fd);
-    const std::string what = describe(line.place, here);
-    const char* state = line.state == State::kSilent ? "does not answer"
-                        : line.state == State::kGone ? "has ended"
-                                                     : what.c_str();
-    if (line.state == State::kUnasked || *state == 0) continue;
+    const std::string state =
+        line.state == State::kUnreachable ? "cannot be reached"
+        : line.state == State::kSilent    ? "does not answer"
+        : line.state == State::kGone      ? "has ended"
+                                          : describe(line.place, here);
+    if (state.empty()) continue;
     text += (text.empty() ? "rank " : "; rank ") + std::to_string(line.rank) +
             " " + state;
   }
