@@ -4,6 +4,7 @@ import {
   parseExtxyz,
   readExtxyz,
 } from "../examples/potential/extxyz.ts";
+import { seeded } from "./random.ts";
 import { DataSetError, elementOf } from "../examples/potential/structure.ts";
 
 const COMMENT = `Lattice="4 0 0 0 5 0 1 0 6" ` +
@@ -156,4 +157,38 @@ Deno.test("elementOf() throws when there are several elements", () => {
     "mixed.xyz:1: has Ge",
   );
   assertThrows(() => elementOf([]), DataSetError);
+});
+
+Deno.test("parseExtxyz() ends every damaged file with its own error, or reads it", () => {
+  const whole = file() + file({ count: " 2 " });
+  const next = seeded(5);
+  const pick = (text: string): string =>
+    text[Math.floor(next() * text.length)]!;
+  let refused = 0;
+  for (let i = 0; i < 20_000; i++) {
+    const characters = [...whole];
+    for (let k = 0; k < 1 + 4 * next(); k++) {
+      const at = Math.floor(next() * characters.length);
+      // Cut, changed, repeated; with what means something to the format.
+      if (next() < 0.3) characters.splice(at, Math.floor(next() * 40));
+      else if (next() < 0.5) {
+        characters[at] = pick('0123456789-+.eE"= \n\t:RSITF\0∞\u2028');
+      } else characters.splice(at, 0, ...characters.slice(at, at + 30));
+    }
+    try {
+      const structures = parseExtxyz(characters.join(""), "data.xyz");
+      for (const { positions, forces, species, lattice } of structures) {
+        assertEquals(positions.length, 3 * species.length);
+        assertEquals(forces.length, 3 * species.length);
+        assertEquals(
+          [...positions, ...forces, ...lattice].every(Number.isFinite),
+          true,
+        );
+      }
+    } catch (error) {
+      if (!(error instanceof ExtxyzError)) throw error;
+      refused++;
+    }
+  }
+  assertEquals(refused > 5_000 && refused < 20_000, true);
 });
