@@ -39,12 +39,12 @@ export { huber, logCosh, smoothL1 } from "./loss/shipped_losses.ts";
 export { checkGradient } from "./loss/check_gradient.ts";
 export { NativeLoss } from "./loss/native_loss.ts";
 export { registerLoss } from "./loss/registry.ts";
-export {
-  DDPLoss,
-  type ReduceOptions,
-  type Reduction,
-} from "./loss/ddp_loss.ts";
-export type { ReducedLossOptions, ValueAndGrad } from "./loss/reduction.ts";
+export { DDPLoss, type Reduction } from "./loss/ddp_loss.ts";
+export type {
+  ReducedLossOptions,
+  ReduceOptions,
+  ValueAndGrad,
+} from "./loss/reduction.ts";
 export { DDPMTLoss } from "./loss/ddp_mt_loss.ts";
 export {
   MultiTaskLoss,

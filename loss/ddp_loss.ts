@@ -25,6 +25,7 @@ import {
   checkReduction,
   lossOf,
   type ReducedLossOptions,
+  type ReduceOptions,
   type ValueAndGrad,
   valueAndGrad,
   valueDType,
@@ -34,14 +35,6 @@ import { TaskTable } from "./task_table.ts";
 
 /** How the entries of an unreduced loss become one number. */
 export type Reduction = "mean" | "sum";
-
-/** Options of {@linkcode DDPLoss.forward} and {@linkcode DDPLoss.valueAndGrad}. */
-export interface ReduceOptions<Out> {
-  /** What a former call with the same shapes returned, to be written again. */
-  out?: Out;
-  /** The samples of the whole step. Default: those of this call. */
-  normalizer?: Normalizer;
-}
 
 /** Bytes of the count of non-finite entries behind a value. */
 const COUNT_OFFSET = 8;

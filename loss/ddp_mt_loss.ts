@@ -1,8 +1,11 @@
 /** A loss with a mask over all replicas, as the reference trains many tasks with. */
-import { outputTensor, resultTensor, type Tensor } from "../tensor/tensor.ts";
-import { onNonFinite } from "../tensor/tensor.ts";
-import type { NonFiniteListener } from "../tensor/tensor.ts";
-import type { ReduceOptions } from "./ddp_loss.ts";
+import {
+  type NonFiniteListener,
+  onNonFinite,
+  outputTensor,
+  resultTensor,
+  type Tensor,
+} from "../tensor/tensor.ts";
 import type { Loss } from "./loss.ts";
 import {
   type MaskedReduction,
@@ -14,6 +17,7 @@ import type { NativeLoss } from "./native_loss.ts";
 import { checkSamples, type Normalizer } from "./normalizer.ts";
 import {
   type ReducedLossOptions,
+  type ReduceOptions,
   type ValueAndGrad,
   valueAndGrad,
   valueDType,

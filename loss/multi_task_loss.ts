@@ -3,7 +3,6 @@ import { ArgumentError, DeviceError } from "../errors.ts";
 import type { ProcessGroup } from "../distributed/process_group.ts";
 import type { Device } from "../tensor/device.ts";
 import { outputTensor, type Tensor } from "../tensor/tensor.ts";
-import type { ReduceOptions } from "./ddp_loss.ts";
 import type { Loss } from "./loss.ts";
 import {
   type MaskedReduction,
@@ -18,7 +17,7 @@ import {
   type TaskListener,
 } from "./multi_task_result.ts";
 import { checkSamples, type Normalizer } from "./normalizer.ts";
-import { warnNonFinite } from "./reduction.ts";
+import { type ReduceOptions, warnNonFinite } from "./reduction.ts";
 
 /** One task of {@linkcode MultiTaskLoss}. */
 export interface TaskOptions {

@@ -4,6 +4,7 @@ import type { ProcessGroup } from "../distributed/process_group.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { NonFiniteListener, Tensor } from "../tensor/tensor.ts";
 import type { Loss } from "./loss.ts";
+import type { Normalizer } from "./normalizer.ts";
 // Registered by name there.
 import "./define_loss.ts";
 import "./losses.ts";
@@ -18,6 +19,14 @@ export interface ReducedLossOptions {
    * value is read whose input had any. Default: a warning on the console.
    */
   onNonFinite?: NonFiniteListener;
+}
+
+/** Options of one call of a reduced loss. */
+export interface ReduceOptions<Out> {
+  /** What a former call with the same shapes returned, to be written again. */
+  out?: Out;
+  /** The samples of the whole step. Default: those of this call. */
+  normalizer?: Normalizer;
 }
 
 /** A loss and its gradient. Disposing it disposes both. */
