@@ -141,6 +141,18 @@ Deno.test("launch.ts gives replicas the permissions before the script, and else 
     },
   ));
 
+Deno.test("launch.ts starts nothing that it may not end", () =>
+  withScript(`console.log("started");`, async (script) => {
+    const { code, stdout, stderr } = await startProgram(Deno.execPath(), [
+      ..."run --no-prompt --allow-net --allow-env".split(" "),
+      `--allow-run=sh,${Deno.execPath()}`,
+      ..."launch.ts --nproc-per-node 1".split(" "),
+      script,
+    ]).finished();
+    assertEquals([code, stdout], [2, ""]);
+    assertStringIncludes(stderr, "requires --allow-run, without names");
+  }));
+
 Deno.test("launch.ts ends the others when one replica fails, with its code", () =>
   withScript(
     `if (Deno.env.get("RANK") === "1") Deno.exit(42);
