@@ -29,6 +29,8 @@ export interface LaunchOptions {
   masterAddr?: string;
   /** Free port of host 0. Default: any free one for a job on one host, otherwise 29500. */
   masterPort?: number;
+  /** Deno's permission flags for the replicas. Default: `--allow-all`. */
+  permissions?: readonly string[];
   /** Script to run in every replica. */
   script: string;
   /** Its arguments. */
@@ -64,6 +66,9 @@ const USAGE = `usage: deno run -A launch.ts [options] script.ts [arguments]
   --node-rank R        number of this host, from 0 (default 0)
   --master-addr A      address of host 0 (default 127.0.0.1 on one host)
   --master-port P      free port of host 0 (default: any on one host, otherwise ${DEFAULT_PORT})
+
+  --allow-…, --deny-…  permissions of the replicas, as Deno has them
+                       (default --allow-all)
 
 For several hosts set ATOMLOSS_SECRET to the same secret on all of them.`;
 
@@ -107,6 +112,15 @@ function checkOptions(options: LaunchOptions): void {
       "--nnodes above 1 needs --master-addr, the address of host 0",
     );
   }
+}
+
+/** Whether replicas can be ended, which must not turn out at their end. */
+function checkPermission(): void {
+  const { state } = Deno.permissions.requestSync({ name: "run" });
+  if (state === "granted") return;
+  throw new LaunchError(
+    "sending signals to replicas requires --allow-run, without names of programs",
+  );
 }
 
 /** Variables that all replicas of this host share. */
@@ -216,7 +230,8 @@ class Watchdog {
  *
  * @returns 0, or the exit code of the replica that failed first (128 and the
  * number of the signal if one ended it).
- * @throws {LaunchError} if the options contradict each other.
+ * @throws {LaunchError} if the options contradict each other, or without the
+ * permission to run any program.
  *
  * @example
  * ```ts ignore
@@ -227,7 +242,14 @@ class Watchdog {
  */
 export async function launch(options: LaunchOptions): Promise<number> {
   checkOptions(options);
-  const { nprocPerNode, nodeRank = 0, script, args = [] } = options;
+  checkPermission();
+  const {
+    nprocPerNode,
+    nodeRank = 0,
+    permissions = ["--allow-all"],
+    script,
+    args = [],
+  } = options;
   const shared = sharedVariables(options);
   const replicas = new Set<Deno.ChildProcess>(); // those that run
 
@@ -305,7 +327,7 @@ export async function launch(options: LaunchOptions): Promise<number> {
     for (let localRank = 0; localRank < nprocPerNode && !ending; localRank++) {
       const rank = nodeRank * nprocPerNode + localRank;
       const process = new Deno.Command(Deno.execPath(), {
-        args: ["run", "-A", script, ...args],
+        args: ["run", ...permissions, script, ...args],
         env: {
           ...shared,
           ...gpuSharing(rank),
@@ -352,21 +374,47 @@ function integerOption(
   return Number(text);
 }
 
+/** Options of this command that take a value. */
+const VALUED = [
+  "nproc-per-node",
+  "nnodes",
+  "node-rank",
+  "master-addr",
+  "master-port",
+];
+
+/**
+ * Takes Deno's permission flags out of the options before the script. They have
+ * their value behind a "=" or none, which parseArgs cannot be told.
+ */
+function takePermissions(
+  argv: readonly string[],
+): { permissions: string[]; others: string[] } {
+  const permissions: string[] = [];
+  const others: string[] = [];
+  let i = 0;
+  for (; argv[i]?.startsWith("-"); i++) {
+    const option = argv[i]!;
+    if (/^--(allow|deny)-/.test(option)) {
+      permissions.push(option);
+      continue;
+    }
+    others.push(option);
+    const takesNext = VALUED.includes(option.slice(2).replaceAll("_", "-"));
+    if (takesNext && i + 1 < argv.length) others.push(argv[++i]!);
+  }
+  return { permissions, others: [...others, ...argv.slice(i)] };
+}
+
 /** Options from the command line. torchrun's spelling with underscores is fine. */
 function parseOptions(argv: readonly string[]): LaunchOptions | undefined {
-  const names = [
-    "nproc-per-node",
-    "nnodes",
-    "node-rank",
-    "master-addr",
-    "master-port",
-  ];
+  const { permissions, others } = takePermissions(argv);
   const unknown: string[] = [];
-  const parsed = parseArgs([...argv], {
-    string: names,
+  const parsed = parseArgs(others, {
+    string: VALUED,
     boolean: ["help"],
     alias: Object.fromEntries(
-      names.filter((name) => name.includes("-"))
+      VALUED.filter((name) => name.includes("-"))
         .map((name) => [name, name.replaceAll("-", "_")]),
     ),
     stopEarly: true,
@@ -396,6 +444,7 @@ function parseOptions(argv: readonly string[]): LaunchOptions | undefined {
     nodeRank,
     script,
     args,
+    ...(permissions.length === 0 ? {} : { permissions }),
     ...(masterAddr === undefined ? {} : { masterAddr }),
     ...(masterPort === undefined ? {} : { masterPort }),
   };

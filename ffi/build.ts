@@ -26,19 +26,28 @@ const KERNELS = new URL("../kernels/", import.meta.url);
 /** Most of a compiler's output that an error message repeats. */
 const OUTPUT_LINES = 30;
 
-/** Text of a file of kernels/, whether the package is on disk or on the web. */
+/**
+ * Text of a file of kernels/, whether the package is on disk or on the web:
+ * imported, not fetched, so that Deno keeps it with the package's modules.
+ * Nodes without a network can then use what another has imported, and no
+ * permission to use the network is needed. The names must not be literals: JSR
+ * does not take packages whose text imports it can see.
+ */
 async function readKernel(file: string): Promise<string> {
-  const url = new URL(file, KERNELS);
-  if (url.protocol === "file:") return await Deno.readTextFile(url);
-  const response = await fetch(url);
-  if (!response.ok) {
-    throw new BuildError(`cannot read ${url}: HTTP status ${response.status}`);
+  const { href } = new URL(file, KERNELS);
+  try {
+    return (await import(href, { with: { type: "text" } })).default;
+  } catch (cause) {
+    const { message } = cause as Error;
+    throw new BuildError(
+      `cannot read ${href}, a source of the native library: ${message}`,
+      { cause },
+    );
   }
-  return await response.text();
 }
 
 /** The user's cache directory for this package. */
-function cacheDirectory(): string {
+function cachePath(): string {
   const base = Deno.env.get("XDG_CACHE_HOME");
   if (base) return `${base}/atomloss`;
   const home = Deno.env.get("HOME");
@@ -46,6 +55,13 @@ function cacheDirectory(): string {
   throw new BuildError(
     "there is no place to build the native library in: neither XDG_CACHE_HOME nor HOME is set",
   );
+}
+
+/** The same; makes it if need be. */
+async function cacheDirectory(): Promise<string> {
+  const path = cachePath();
+  await Deno.mkdir(path, { recursive: true });
+  return path;
 }
 
 async function sha256(text: string): Promise<string> {
@@ -156,11 +172,10 @@ async function buildOnce(plan: Plan): Promise<string> {
       plan.library,
     ]),
   );
-  const cache = cacheDirectory();
-  const path = `${cache}/libatomloss_${plan.name}-${key.slice(0, 16)}.so`;
+  const path = `${cachePath()}/libatomloss_${plan.name}-${key.slice(0, 16)}.so`;
   if (await exists(path)) return path;
 
-  await Deno.mkdir(cache, { recursive: true });
+  const cache = await cacheDirectory();
   // Replicas start together: one builds, the others wait and find the result.
   // The system releases the lock of a process that dies.
   using lock = await Deno.open(`${cache}/build.lock`, {
@@ -177,13 +192,22 @@ async function buildOnce(plan: Plan): Promise<string> {
   return path;
 }
 
-/** Texts of all that a recipe compiles. */
-async function readKernels(recipe: Recipe): Promise<Map<string, string>> {
-  const texts = new Map<string, string>();
-  for (const file of [...recipe.sources, ...recipe.headers]) {
-    texts.set(file, await readKernel(file));
-  }
-  return texts;
+/** Texts of files of kernels/, by their names. */
+async function readKernels(
+  files: readonly string[],
+): Promise<Map<string, string>> {
+  const read = files.map(async (file) =>
+    [file, await readKernel(file)] as const
+  );
+  return new Map(await Promise.all(read));
+}
+
+/** What a library is made of: texts, and the hash of them that it is told. */
+async function readLibrary(
+  { sources, headers }: Recipe,
+): Promise<{ texts: Map<string, string>; sources: string }> {
+  const texts = await readKernels([...sources, ...headers]);
+  return { texts, sources: await sha256(JSON.stringify([...texts])) };
 }
 
 /**
@@ -196,17 +220,33 @@ export async function buildLibrary(
   const variable = `ATOMLOSS_LIBRARY_${backend.toUpperCase()}`;
   const prebuilt = Deno.env.get(variable);
   if (prebuilt) {
-    if (await exists(prebuilt)) return prebuilt;
-    throw new BuildError(`${variable} names ${prebuilt}, which is not there`);
+    if (!await exists(prebuilt)) {
+      throw new BuildError(`${variable} names ${prebuilt}, which is not there`);
+    }
+    // Absolute: what is linked with it is linked in another folder.
+    return await Deno.realPath(prebuilt);
   }
   const recipe = await RECIPES[backend]();
-  const texts = await readKernels(recipe);
+  const { texts, sources } = await readLibrary(recipe);
+  texts.set("sources.h", `#define AL_SOURCES "${sources}"\n`);
   return await buildOnce({
     name: backend,
     recipe,
     sources: recipe.sources,
     texts,
   });
+}
+
+/** What to do about a library that is not of this version of the package. */
+export function rebuildAdvice(backend: keyof typeof RECIPES): string {
+  return `rebuild it, or unset ATOMLOSS_LIBRARY_${backend.toUpperCase()} to have it built`;
+}
+
+/** A library that is loaded. */
+export interface Target {
+  readonly path: string;
+  /** Hash of the sources that it says it is made of. */
+  readonly sources: string;
 }
 
 /**
@@ -216,10 +256,17 @@ export async function buildLibrary(
 export async function buildUserLoss(
   backend: keyof typeof RECIPES,
   losses: readonly LossSource[],
-  library: string,
+  library: Target,
 ): Promise<string> {
   const recipe = await RECIPES[backend]();
-  const texts = await readKernels(recipe);
+  const { texts, sources } = await readLibrary(recipe);
+  // They share structs and functions of C++, which nothing else compares.
+  if (library.sources !== sources) {
+    throw new BuildError(
+      `a loss cannot be added to ${library.path}, which was built from other sources than those of this ` +
+        `package: ${rebuildAdvice(backend)}`,
+    );
+  }
   texts.set(recipe.lossSource, await readKernel(recipe.lossSource));
   texts.set(
     "user_losses.h",
@@ -230,27 +277,28 @@ export async function buildUserLoss(
     recipe,
     sources: [recipe.lossSource],
     texts,
-    library,
+    library: library.path,
   });
 }
+
+/** What it takes to check a loss. */
+const CHECK_FILES = [
+  "atomloss.h",
+  "defined_losses.h",
+  "loss_ops.h",
+  "check_losses.cpp",
+];
 
 /** What the host compiler says of a loss; nothing if it compiles. */
 export async function checkUserLoss(
   loss: LossSource,
 ): Promise<string | undefined> {
-  const directory = await Deno.makeTempDir({ prefix: "atomloss-" });
+  // In the cache, so that no other folder need be writable.
+  const cache = await cacheDirectory();
+  const directory = await Deno.makeTempDir({ dir: cache, prefix: "check-" });
   try {
-    const texts = new Map([["user_losses.h", userLossHeader([loss])]]);
-    for (
-      const file of [
-        "atomloss.h",
-        "defined_losses.h",
-        "loss_ops.h",
-        "check_losses.cpp",
-      ]
-    ) {
-      texts.set(file, await readKernel(file));
-    }
+    const texts = await readKernels(CHECK_FILES);
+    texts.set("user_losses.h", userLossHeader([loss]));
     await writeFiles(directory, texts);
     const program = compiler();
     const done = await runProgram(program, [

@@ -21,6 +21,7 @@ const SOURCES = [
   "dlpack.cpp",
   "loss_table.cpp",
   "roll_call.cpp",
+  "sources.cpp",
   "status.cpp",
 ];
 
@@ -37,6 +38,7 @@ const HEADERS = [
   "optimizer_ops.h",
   "register_losses.h",
   "roll_call.h",
+  "sources.h",
   "status.h",
   "user_losses.h",
   "cuda/check.cuh",

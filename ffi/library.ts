@@ -8,7 +8,7 @@ import {
   InternalError,
   OutOfMemoryError,
 } from "../errors.ts";
-import { buildLibrary, buildUserLoss } from "./build.ts";
+import { buildLibrary, buildUserLoss, rebuildAdvice } from "./build.ts";
 import type { LossSource } from "./loss_source.ts";
 import { type Symbols, symbols } from "./symbols.ts";
 
@@ -43,10 +43,15 @@ function decodeText(bytes: Uint8Array): string {
   return new TextDecoder().decode(bytes.subarray(0, end < 0 ? undefined : end));
 }
 
-/** Deno.dlopen with this package's error. */
+/**
+ * Deno.dlopen with this package's error.
+ *
+ * @param advice What to do if it cannot be loaded.
+ */
 function open<T extends Deno.ForeignLibraryInterface>(
   path: string,
   table: T,
+  advice = "",
 ): Deno.DynamicLibrary<T> {
   try {
     return Deno.dlopen(path, table);
@@ -54,7 +59,9 @@ function open<T extends Deno.ForeignLibraryInterface>(
     // Without the permission Deno's own error says best what to do.
     if (!(cause instanceof Error) || cause.name === "NotCapable") throw cause;
     throw new BuildError(
-      `cannot load the native library ${path}: ${cause.message}`,
+      `cannot load the native library ${path}: ${cause.message}${
+        advice && `: ${advice}`
+      }`,
       { cause },
     );
   }
@@ -92,17 +99,18 @@ export class Library {
 
   static async #load(backend: Backend): Promise<Library> {
     const path = await buildLibrary(backend);
+    const advice = rebuildAdvice(backend);
     // The version first: another version may lack functions of this one.
-    const probe = open(path, { al_abi_version: symbols.al_abi_version });
+    const { al_abi_version } = symbols;
+    const probe = open(path, { al_abi_version }, advice);
     const version = probe.symbols.al_abi_version();
     probe.close();
     if (version !== ABI_VERSION) {
       throw new BuildError(
-        `${path} has ABI version ${version}, this package needs ${ABI_VERSION}: rebuild it, or unset ` +
-          `ATOMLOSS_LIBRARY_${backend.toUpperCase()} to have it built`,
+        `${path} has ABI version ${version}, this package needs ${ABI_VERSION}: ${advice}`,
       );
     }
-    const opened = open(path, symbols);
+    const opened = open(path, symbols, advice);
     const library = new Library(backend, path, opened.symbols);
     await library.#compileDefined();
     return library;
@@ -126,7 +134,10 @@ export class Library {
     // Others may be defined while one is compiled.
     while (this.#defined < Library.#losses.length) {
       const losses = Library.#losses.slice(0, this.#defined + 1);
-      const path = await buildUserLoss(this.backend, losses, this.path);
+      const path = await buildUserLoss(this.backend, losses, {
+        path: this.path,
+        sources: this.#text(this.symbols.al_sources),
+      });
       // Never closed: its kernels are in use from now on.
       const plugin = open(path, REGISTER);
       this.check(plugin.symbols.al_register_losses());
@@ -148,8 +159,13 @@ export class Library {
 
   /** The libraries that this one is linked with, and their versions. */
   versions(): Record<string, string> {
+    return JSON.parse(this.#text(this.symbols.al_versions));
+  }
+
+  /** The text that a function of the library writes. */
+  #text(write: Symbols["al_versions"]): string {
     const text = new Uint8Array(MESSAGE_CAPACITY);
-    this.check(this.symbols.al_versions(text, BigInt(MESSAGE_CAPACITY)));
-    return JSON.parse(decodeText(text));
+    this.check(write(text, BigInt(MESSAGE_CAPACITY)));
+    return decodeText(text);
   }
 }

@@ -36,6 +36,10 @@ export const symbols = {
     parameters: [/* text */ host, /* capacity */ "i64"],
     result: status,
   },
+  al_sources: {
+    parameters: [/* text */ host, /* capacity */ "i64"],
+    result: status,
+  },
   al_take_error: {
     parameters: [status, /* text */ host, /* capacity */ "i64"],
     result: "void",

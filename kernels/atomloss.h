@@ -114,6 +114,12 @@ int32_t al_abi_version(void);
 /** JSON object of the libraries in use and their versions, NUL-terminated. */
 al_status al_versions(char* text, int64_t capacity);
 
+/**
+ * Hash of the sources that the library is made of, NUL-terminated: what is
+ * compiled to be linked with it must be made of the same.
+ */
+al_status al_sources(char* text, int64_t capacity);
+
 /** Copies the message of a failed status, NUL-terminated, and forgets it. */
 void al_take_error(al_status status, char* text, int64_t capacity);
 

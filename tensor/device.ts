@@ -7,7 +7,7 @@ import {
 } from "../errors.ts";
 import { type Backend, Library } from "../ffi/library.ts";
 import { NativeHandle } from "../ffi/native_handle.ts";
-import { hasNvidiaDriver } from "../ffi/nvidia_driver.ts";
+import { whyNoGpu } from "../ffi/nvidia_driver.ts";
 import type { DType, TensorData } from "./dtype.ts";
 import { Tensor, type WrapOptions } from "./tensor.ts";
 import type { Shape } from "./shape.ts";
@@ -122,9 +122,9 @@ export class Device {
     if (backend === "cuda") {
       return await Device.#open("cuda", ordinal ?? await ownGpu());
     }
-    let reason = "there is no NVIDIA driver";
     // Without a driver it is no use to compile for minutes first.
-    if (await hasNvidiaDriver()) {
+    let reason = await whyNoGpu();
+    if (reason === undefined) {
       try {
         return await Device.#open("cuda", await ownGpu());
       } catch (error) {

@@ -1,9 +1,9 @@
 /** Runs tests on every device: the same test with "cuda", skipped by name where there is no GPU. */
-import { hasNvidiaDriver } from "../ffi/nvidia_driver.ts";
+import { whyNoGpu } from "../ffi/nvidia_driver.ts";
 import { Device } from "../mod.ts";
 
 /** Whether this machine has an NVIDIA GPU with a driver. */
-export const hasGpu: boolean = await hasNvidiaDriver();
+export const hasGpu: boolean = await whyNoGpu() === undefined;
 
 /** Registers a test once per device. */
 export function testOnDevices(

@@ -64,15 +64,16 @@ export function startReplicas(
   ], { ATOMLOSS_SHARE_GPU: "1" });
 }
 
-/** Starts any program in the package's folder. */
+/** Starts any program, in the package's folder unless another is given. */
 export function startProgram(
   program: string,
   args: readonly string[],
   env: Record<string, string> = {},
+  cwd = ROOT,
 ): LaunchedJob {
   const command = new Deno.Command(program, {
     args: [...args],
-    cwd: ROOT,
+    cwd,
     env: { NO_COLOR: "1", ...env },
     stdin: "null",
     stdout: "piped",

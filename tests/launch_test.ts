@@ -117,6 +117,42 @@ Deno.test("launch.ts tells each replica its place and passes on arguments", () =
     },
   ));
 
+Deno.test("launch.ts gives replicas the permissions before the script, and else all", () =>
+  withScript(
+    `const state = async (name) => (await Deno.permissions.query({ name })).state;
+     console.log(await state("net"), await state("read"), Deno.env.get("RANK"), ...Deno.args);`,
+    async (script) => {
+      for (
+        const [options, printed] of [
+          ["--allow-env=RANK --nproc-per-node 1 --allow-net", "granted prompt"],
+          [
+            "--nproc_per_node=1 --deny-net --allow-env --allow-read",
+            "denied granted",
+          ],
+          ["--nproc_per_node 1", "granted granted"],
+        ] as const
+      ) {
+        const { code, stdout, stderr } = await run(
+          [...options.split(" "), script, "--allow-sys"],
+        );
+        assertEquals(code, 0, stderr);
+        assertEquals(stdout, `[rank 0] ${printed} 0 --allow-sys\n`);
+      }
+    },
+  ));
+
+Deno.test("launch.ts starts nothing that it may not end", () =>
+  withScript(`console.log("started");`, async (script) => {
+    const { code, stdout, stderr } = await startProgram(Deno.execPath(), [
+      ..."run --no-prompt --allow-net --allow-env".split(" "),
+      `--allow-run=sh,${Deno.execPath()}`,
+      ..."launch.ts --nproc-per-node 1".split(" "),
+      script,
+    ]).finished();
+    assertEquals([code, stdout], [2, ""]);
+    assertStringIncludes(stderr, "requires --allow-run, without names");
+  }));
+
 Deno.test("launch.ts ends the others when one replica fails, with its code", () =>
   withScript(
     `if (Deno.env.get("RANK") === "1") Deno.exit(42);
