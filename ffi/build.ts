@@ -162,6 +162,15 @@ async function compile(plan: Plan, cache: string, path: string): Promise<void> {
   }
 }
 
+/** What a process that was killed while it built has left: nobody else builds now. */
+async function removeLeftovers(cache: string): Promise<void> {
+  for await (const { name, isDirectory } of Deno.readDir(cache)) {
+    if (isDirectory && name.startsWith("build-")) {
+      await Deno.remove(`${cache}/${name}`, { recursive: true });
+    }
+  }
+}
+
 /** Path of what the plan builds, which is compiled if it is not in the cache. */
 async function buildOnce(plan: Plan): Promise<string> {
   const key = await sha256(
@@ -184,6 +193,7 @@ async function buildOnce(plan: Plan): Promise<string> {
   });
   await lock.lock(true);
   if (!await exists(path)) {
+    await removeLeftovers(cache);
     console.error(
       `atomloss: compiling the ${plan.name} library, once for this machine`,
     );

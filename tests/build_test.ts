@@ -110,3 +110,34 @@ Deno.test("buildLibrary() compiles once when replicas start together, and not ag
     assertEquals(prebuilt.code, 0, prebuilt.stderr);
   });
 });
+
+Deno.test("buildLibrary() goes on where a process was killed that built", async () => {
+  const script =
+    `if [ -e "$XDG_CACHE_HOME/hang" ]; then case "$*" in *-c*) sleep 60;; esac; fi\n` +
+    `exec g++ "$@" -O0 -DATOMLOSS_TEST`;
+  await withCompiler(script, async (directory, env) => {
+    const cache = `${directory}/atomloss`;
+    await Deno.writeTextFile(`${directory}/hang`, "");
+    const killed = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "ffi/build.ts", "cpu"],
+      cwd: ROOT,
+      env,
+      stdout: "null",
+      stderr: "null",
+    }).spawn();
+    const building = async (): Promise<number> =>
+      (await Array.fromAsync(Deno.readDir(cache)).catch(() => []))
+        .filter(({ name }) => name.startsWith("build-")).length;
+    while (await building() === 0) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    killed.kill("SIGKILL");
+    await killed.status;
+    assertEquals(await building(), 1);
+
+    await Deno.remove(`${directory}/hang`);
+    const { code, stderr } = await run(["ffi/build.ts", "cpu"], env);
+    assertEquals(code, 0, stderr);
+    assertEquals(await building(), 0);
+  });
+});
