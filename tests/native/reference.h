@@ -14,6 +14,8 @@ struct Reference {
   /* Per row: of s, the sum of the squares, and the slope. */
   double (*value)(double p, double t, double n);
   double (*grad)(double p, double t, double n);
+  /* Its gradient is clipped, and not defined where the error is NaN. */
+  bool clips = false;
 };
 
 inline double sign_of(double x) { return x > 0 ? 1 : x < 0 ? -1 : 0; }
@@ -38,7 +40,8 @@ inline constexpr Reference kLosses[] = {
      },
      [](double p, double t, double) {
        return std::fabs(p - t) < 1 ? p - t : sign_of(p - t);
-     }},
+     },
+     true},
     {"smooth_l1", false, false,
      [](double p, double t, double) {
        const double d = std::fabs(p - t);
@@ -46,7 +49,8 @@ inline constexpr Reference kLosses[] = {
      },
      [](double p, double t, double) {
        return std::fabs(p - t) < 1 ? p - t : sign_of(p - t);
-     }},
+     },
+     true},
     {"log_cosh", false, false,
      [](double p, double t, double) {
        const double d = std::fabs(p - t);
