@@ -26,6 +26,8 @@ class BlockCache {
   static int64_t size_class(int64_t bytes) {
     constexpr int64_t kSmallest = 256;
     if (bytes <= kSmallest) return kSmallest;
+    // More than any machine has; rounding it up would overflow.
+    if (bytes > INT64_MAX / 2) return INT64_MAX / kSmallest * kSmallest;
     int64_t power = kSmallest;
     while (power <= bytes / 2) power *= 2;
     const int64_t step = power / 8 > kSmallest ? power / 8 : kSmallest;

@@ -171,6 +171,7 @@ al_status al_download_wait(al_device*, int64_t ticket, void*, int64_t) {
 }
 
 al_status al_zero(al_device*, void* memory, int64_t bytes) {
+  if (bytes == 0) return AL_OK;  // memset wants memory even so
   memset(memory, 0, static_cast<size_t>(bytes));
   return AL_OK;
 }

@@ -36,6 +36,7 @@ using namespace atomloss;
 
 al_status al_loss_reduce(al_device*, int32_t count, const al_loss_task* tasks,
                          al_loss_result* total) {
+  if (count < 0) return al_fail(AL_INVALID_ARGUMENT, "%d tasks", count);
   return al_guard([&]() -> al_status {
     std::vector<Plan> plans(static_cast<size_t>(count));
     int64_t blocks = 0, elements = 0;

@@ -20,6 +20,9 @@ int64_t count_entries(const al_loss_task& task, int64_t entries_per_row) {
 
 int64_t count_task(const al_loss_task& task) {
   const LossEntry& loss = loss_entry(task.loss);
+  const Input in = {task.dtype,        task.pred, task.target, task.natoms,
+                    task.natoms_dtype, task.rows, task.cols};
+  if (al_status bad = check(in, false)) throw al_error(bad);
   if (!(task.flags & AL_PER_STRUCTURE))
     return count_entries(task, loss.kind == AL_PER_ROW ? 1 : task.cols);
   if (loss.uses_natoms)

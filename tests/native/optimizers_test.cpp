@@ -1,0 +1,146 @@
+/** al_adam_step and al_sgd_step against their formulas. */
+#include <cmath>
+#include <deque>
+#include <vector>
+
+#include "array.h"
+#include "library_test.h"
+#include "on_device.h"
+
+namespace native {
+namespace {
+
+/** Around a block's border; several threads; parameters without elements. */
+constexpr int64_t kSizes[] = {1, 0, 17, 16383, 16384, 16385, 70000, 0};
+constexpr int32_t kCount = sizeof kSizes / sizeof *kSizes;
+
+/** The arrays of all parameters, as the ABI takes them. */
+class Set {
+ public:
+  Set(int32_t dtype, bool shifted) {
+    for (const int64_t size : kSizes) {
+      arrays_.emplace_back(dtype, size, shifted);
+      Array& array = arrays_.back();
+      for (int64_t i = 0; i < size; ++i) array.set(i, 0);
+      pointers_.push_back(array.data());
+    }
+  }
+  void fill_uniform(Random& random) {
+    for (Array& array : arrays_) array.fill_uniform(random);
+  }
+  void* const* pointers() const { return pointers_.data(); }
+  const void* const* const_pointers() const { return pointers_.data(); }
+  Array& operator[](size_t i) { return arrays_[i]; }
+
+ private:
+  std::deque<Array> arrays_;
+  std::vector<void*> pointers_;
+};
+
+/** The numbers of all parameters one after another. */
+std::vector<double> numbers(Set& set) {
+  std::vector<double> all;
+  for (size_t p = 0; p < kCount; ++p)
+    for (int64_t i = 0; i < set[p].size(); ++i) all.push_back(set[p].get(i));
+  return all;
+}
+
+/** Counts what differs, and goes on from what the library has. */
+void compare(Set& got, std::vector<double>& expected, int32_t dtype,
+             const char* what) {
+  const std::vector<double> values = numbers(got);
+  int64_t wrong = 0;
+  for (size_t i = 0; i < values.size(); ++i)
+    wrong += !close(values[i], expected[i], tolerance(dtype));
+  check(wrong == 0, "%s, dtype %d: %lld numbers differ", what, dtype,
+        static_cast<long long>(wrong));
+  expected = values;
+}
+
+void test_adam(al_device* device, int32_t dtype, double decay, bool decoupled,
+               Random& random) {
+  constexpr double kLr = 0.01, kBeta1 = 0.9, kBeta2 = 0.99, kEps = 1e-6;
+  const int32_t compute = compute_dtype(dtype);
+  Set params(dtype, true), grads(dtype, false), avgs(compute, true),
+      squares(compute, false);
+  params.fill_uniform(random);
+  std::vector<double> w = numbers(params), m = numbers(avgs),
+                      v = numbers(squares);
+  for (int64_t step = 1; step <= 3; ++step) {
+    grads.fill_uniform(random);
+    succeeds(al_adam_step(device, dtype, kCount, params.pointers(),
+                          grads.const_pointers(), avgs.pointers(),
+                          squares.pointers(), kSizes, step, kLr, kBeta1, kBeta2,
+                          kEps, decay, decoupled),
+             "al_adam_step");
+    const std::vector<double> g = numbers(grads);
+    const auto t = static_cast<double>(step);
+    for (size_t i = 0; i < w.size(); ++i) {
+      if (decoupled) w[i] *= 1 - kLr * decay;
+      const double slope = g[i] + (decoupled ? 0 : decay * w[i]);
+      m[i] = kBeta1 * m[i] + (1 - kBeta1) * slope;
+      v[i] = kBeta2 * v[i] + (1 - kBeta2) * slope * slope;
+      const double mean = m[i] / (1 - std::pow(kBeta1, t));
+      const double square = v[i] / (1 - std::pow(kBeta2, t));
+      w[i] -= kLr * mean / (std::sqrt(square) + kEps);
+    }
+    compare(avgs, m, compute, "exp_avg");
+    compare(squares, v, compute, "exp_avg_sq");
+    // The step is up to 0.01, in half precision below the rounding.
+    compare(params, w, dtype, "adam");
+  }
+}
+
+void test_sgd(al_device* device, int32_t dtype, double momentum, bool nesterov,
+              Random& random) {
+  constexpr double kLr = 0.1, kDecay = 0.02;
+  const int32_t compute = compute_dtype(dtype);
+  Set params(dtype, false), grads(dtype, true), buffers(compute, true);
+  params.fill_uniform(random);
+  std::vector<double> w = numbers(params), b = numbers(buffers);
+  for (int64_t step = 1; step <= 3; ++step) {
+    grads.fill_uniform(random);
+    succeeds(al_sgd_step(device, dtype, kCount, params.pointers(),
+                         grads.const_pointers(),
+                         momentum == 0 ? nullptr : buffers.pointers(), kSizes,
+                         step, kLr, momentum, kDecay, nesterov),
+             "al_sgd_step");
+    const std::vector<double> g = numbers(grads);
+    for (size_t i = 0; i < w.size(); ++i) {
+      double slope = g[i] + kDecay * w[i];
+      if (momentum != 0) {
+        b[i] = step == 1 ? slope : momentum * b[i] + slope;
+        slope = nesterov ? slope + momentum * b[i] : b[i];
+      }
+      w[i] -= kLr * slope;
+    }
+    if (momentum != 0) compare(buffers, b, compute, "momentum");
+    compare(params, w, dtype, "sgd");
+  }
+}
+
+}  // namespace
+
+void test_optimizers() {
+  Device device;
+  Random random(16);
+  for (const int32_t dtype : kFloatDtypes) {
+    test_adam(device, dtype, 0, false, random);
+    test_adam(device, dtype, 0.1, false, random);
+    test_adam(device, dtype, 0.1, true, random);
+    test_sgd(device, dtype, 0, false, random);
+    test_sgd(device, dtype, 0.9, false, random);
+    test_sgd(device, dtype, 0.9, true, random);
+  }
+  fails(al_adam_step(device, AL_INT32, 0, nullptr, nullptr, nullptr, nullptr,
+                     nullptr, 1, 0, 0, 0, 0, 0, 0),
+        AL_INVALID_ARGUMENT, "dtype 4", "adam of integers");
+  fails(al_sgd_step(device, AL_BOOL, 0, nullptr, nullptr, nullptr, nullptr, 1,
+                    0, 0, 0, 0),
+        AL_INVALID_ARGUMENT, "dtype 6", "sgd of bools");
+  succeeds(al_sgd_step(device, AL_FLOAT32, 0, nullptr, nullptr, nullptr,
+                       nullptr, 1, 0, 0, 0, 0),
+           "sgd of no parameters");
+}
+
+}  // namespace native

@@ -1,0 +1,91 @@
+/** al_count_samples and al_count_totals, with natoms that may be wrong. */
+#include <deque>
+#include <vector>
+
+#include "library_test.h"
+#include "on_device.h"
+#include "random_task.h"
+
+namespace native {
+namespace {
+
+constexpr int32_t kLossCount = sizeof kLosses / sizeof *kLosses;
+
+void test_lists(al_device* device) {
+  Random random(9);
+  for (int round = 0; round < 150; ++round) {
+    std::deque<RandomTask> tasks;
+    std::vector<al_loss_task> list;
+    const int64_t count = random.below(8);
+    for (int64_t i = 0; i < count; ++i) {
+      const TaskOptions options = {
+          static_cast<int32_t>(random.below(kLossCount)),
+          kFloatDtypes[random.below(4)],
+          random.one_in(5) ? 0 : random.below(300), 1 + random.below(4)};
+      tasks.emplace_back(options, random);
+      if (!kLosses[options.loss].uses_natoms && !random.one_in(3))
+        tasks.back().weigh_structures(random);
+      list.push_back(tasks.back().task());
+    }
+    std::vector<int64_t> counts(static_cast<size_t>(count), -1);
+    succeeds(al_count_samples(device, static_cast<int32_t>(count), list.data(),
+                              counts.data()),
+             "al_count_samples");
+    for (size_t i = 0; i < tasks.size(); ++i) {
+      std::vector<double> weights;
+      const int64_t expected = tasks[i].expected_samples(&weights);
+      check(counts[i] == expected, "%lld samples, expected %lld",
+            static_cast<long long>(counts[i]),
+            static_cast<long long>(expected));
+      int64_t wrong = 0;
+      for (size_t row = 0; row < weights.size(); ++row)
+        wrong += !close(tasks[i].row_weight(static_cast<int64_t>(row)),
+                        weights[row], 1e-6);
+      check(wrong == 0, "%lld weights differ", static_cast<long long>(wrong));
+    }
+    // The weights in use.
+    succeeds(al_loss_reduce(device, static_cast<int32_t>(count), list.data(),
+                            nullptr),
+             "al_loss_reduce");
+    for (RandomTask& task : tasks) task.check_result("weighted");
+
+    std::vector<double> totals(counts.size(), -1);
+    succeeds(al_count_totals(device, nullptr, 0, static_cast<int32_t>(count),
+                             counts.data(), 3, totals.data()),
+             "al_count_totals");
+    for (size_t i = 0; i < counts.size(); ++i)
+      check(totals[i] == std::fmax(3, static_cast<double>(counts[i])),
+            "a total of %g", totals[i]);
+  }
+}
+
+void test_refusals(al_device* device) {
+  Random random(10);
+  RandomTask task({2, AL_FLOAT32, 4, 1}, random);
+  task.weigh_structures(random);
+  int64_t count = 0;
+  fails(al_count_samples(device, 1, &task.task(), &count), AL_INVALID_ARGUMENT,
+        "reads natoms", "per_atom_mae per structure");
+  al_loss_task other = task.task();
+  other.loss = 1000;
+  fails(al_count_samples(device, 1, &other, &count), AL_INVALID_ARGUMENT,
+        "loss number", "a loss that is not there");
+  other.loss = 0;
+  other.dtype = AL_BOOL;
+  fails(al_count_samples(device, 1, &other, &count), AL_INVALID_ARGUMENT,
+        "dtype 6", "the samples of bools");
+  other.dtype = AL_FLOAT32;
+  other.rows = -5;
+  fails(al_count_samples(device, 1, &other, &count), AL_INVALID_ARGUMENT,
+        "-5 rows", "-5 rows");
+}
+
+}  // namespace
+
+void test_samples() {
+  Device device;
+  test_lists(device);
+  test_refusals(device);
+}
+
+}  // namespace native
