@@ -11,7 +11,7 @@ namespace native {
 namespace {
 
 /** Around a block's border; several threads; parameters without elements. */
-constexpr int64_t kSizes[] = {1, 0, 17, 16383, 16384, 16385, 70000, 0};
+constexpr int64_t kSizes[] = {1, 0, 17, 16385, 70000, 0};
 constexpr int32_t kCount = sizeof kSizes / sizeof *kSizes;
 
 /** The arrays of all parameters, as the ABI takes them. */
