@@ -22,6 +22,12 @@ const SIGNALS = Object.keys(EXIT_CODES) as Signal[];
  */
 const PATIENCE = 2_000;
 
+/**
+ * Until a signal that came while a collective held this process is told, in ms:
+ * before launch.ts, noticing an end, sends one of its own (100 ms).
+ */
+const DELIVERY = 50;
+
 /** The training was told to stop. */
 export class Interrupted extends AtomlossError {
   /** What a shell expects of a program that this signal ends. */
@@ -63,7 +69,8 @@ export class Interruption implements Disposable {
   /** Lets signals have their turn. Throws {@linkcode Interrupted} if it is time to stop. */
   async check(): Promise<void> {
     if (!this.#active) return;
-    await eventLoop();
+    // A timer would take longer than a small step.
+    await new Promise<void>((resolve) => setImmediate(resolve));
     const patience = this.#isFirst ? 0 : PATIENCE;
     if (
       this.#interrupted !== undefined &&
@@ -75,7 +82,9 @@ export class Interruption implements Disposable {
   async reason(error: unknown): Promise<unknown> {
     // When replica 0 has stopped at a signal, it has come here too. Replica 0
     // itself stops for nobody: a signal that comes now is the consequence.
-    if (this.#active && !this.#isFirst) await eventLoop();
+    if (this.#active && !this.#isFirst) {
+      await new Promise((resolve) => setTimeout(resolve, DELIVERY));
+    }
     return this.#interrupted ?? error;
   }
 
@@ -86,9 +95,4 @@ export class Interruption implements Disposable {
     }
     this.#listeners = [];
   }
-}
-
-/** Lets signals have their turn: a timer would take longer than a small step. */
-function eventLoop(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }
