@@ -31,10 +31,10 @@ Deno.test("train_potential.ts reaches the same parameters when 1, 2 or 3 replica
     assertEquals(together.worldSize, replicas);
     assertEquals(together.trainAtoms, alone.trainAtoms);
     const off = difference(together.parameters, alone.parameters);
-    assert(off < 1e-6, `${replicas} replicas: parameters are off by ${off}`);
+    assert(off < 1e-11, `${replicas} replicas: parameters are off by ${off}`);
     for (const key of ["energyMAE", "forceMAE", "finalLoss"] as const) {
       const off = difference([together[key]], [alone[key]]);
-      assert(off < 1e-6, `${replicas} replicas: ${key} is off by ${off}`);
+      assert(off < 1e-11, `${replicas} replicas: ${key} is off by ${off}`);
     }
   }
 });
@@ -54,8 +54,8 @@ Deno.test("train_potential.ts takes the same steps in micro-batches", async () =
   for (const [replicas, size] of [[1, 5], [2, 1], [3, 3]] as const) {
     const micro = await run(replicas, "--micro-batch", String(size));
     const off = difference(micro.parameters, whole.parameters);
-    assert(off < 1e-10, `${replicas} replicas by ${size}: off by ${off}`);
-    assert(difference([micro.finalLoss], [whole.finalLoss]) < 1e-10);
+    assert(off < 1e-11, `${replicas} replicas by ${size}: off by ${off}`);
+    assert(difference([micro.finalLoss], [whole.finalLoss]) < 1e-11);
   }
 });
 
