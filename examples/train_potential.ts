@@ -17,10 +17,11 @@ import {
   matmul,
   MultiTaskLoss,
   ProcessGroup,
-  type Tensor,
 } from "../mod.ts";
 import { allStatistics, Batch, deal, type Share } from "./potential/batches.ts";
 import {
+  CheckpointError,
+  prepareCheckpoints,
   readCheckpoint,
   type Training,
   writeCheckpoint,
@@ -42,6 +43,7 @@ import { drawPlot, type LossPoint } from "./potential/plot.ts";
 import { Progress } from "./potential/progress.ts";
 import { Random } from "./potential/random.ts";
 import { printErrors, writeResult } from "./potential/results.ts";
+import { decisiveSettings, divisionSettings } from "./potential/settings.ts";
 import { siliconStructures } from "./potential/silicon.ts";
 import { atomCount, elementOf, type Structure } from "./potential/structure.ts";
 import { whiten } from "./potential/whitening.ts";
@@ -70,6 +72,9 @@ async function main(options: Options): Promise<void> {
   const { report, plot } = options;
   for (const path of isFirst ? [report, plot] : []) {
     if (path !== undefined) await writeResult(path, "", { append: true });
+  }
+  if (isFirst && options.checkpoint !== undefined) {
+    await prepareCheckpoints(options.checkpoint, options.resume);
   }
 
   // --- Data: every replica reads all of it, and works on its share. ---------
@@ -112,8 +117,20 @@ async function main(options: Options): Promise<void> {
   // --- Training. ------------------------------------------------------------
 
   using parameters = device.zeros([whitening.size, 1], options.dtype);
+  using adam = new Adam([parameters], { lr: options.lr });
+  const losses: LossPoint[] = [];
+  const training: Training = {
+    parameters,
+    adam,
+    losses,
+    whitening,
+    settings: await decisiveSettings(options, { trainSet, testSet }),
+    division: divisionSettings(options, group),
+  };
+  if (options.resume) await resume(training, options.checkpoint!, group);
   const start = performance.now();
-  const losses = await fit(parameters, trainBatches, random, options, group);
+  const steps = options.steps - adam.steps;
+  await fit(training, trainBatches, random, options, group);
   await device.synchronize();
   const seconds = (performance.now() - start) / 1000;
 
@@ -135,7 +152,7 @@ async function main(options: Options): Promise<void> {
       testAtoms: atomCount(...testSet),
       ...test,
       finalLoss: losses.at(-1)!.loss,
-      secondsPerStep: seconds / options.steps,
+      secondsPerStep: steps > 0 ? seconds / steps : null,
       parameters: await parameters.toList(),
     };
     await writeResult(report, JSON.stringify(results, null, 2) + "\n");
@@ -157,23 +174,23 @@ async function main(options: Options): Promise<void> {
 }
 
 /**
- * Trains the parameters, in place.
+ * Trains the parameters, in place, from the step that was reached to the last.
  *
- * @param parameters `[P, 1]`, the same on all replicas.
+ * @param training Parameters `[P, 1]` and what belongs to them, the same on all
+ * replicas. The loss is recorded along the way.
  * @param batches This replica's share of every batch.
  * @param random Draws the order of the batches, the same on all replicas.
- * @returns The loss along the way.
  */
 async function fit(
-  parameters: Tensor,
+  training: Training,
   batches: readonly Batch[],
   random: Random,
   options: Options,
   group: ProcessGroup,
-): Promise<LossPoint[]> {
+): Promise<void> {
+  const { parameters, adam, losses } = training;
   const { device, shape, dtype } = parameters;
   using gradient = device.zeros(shape, dtype);
-  using adam = new Adam([parameters], { lr: options.lr });
   // Both losses in one launch, their sample counts in one collective.
   const loss = new MultiTaskLoss({
     energy: { loss: options.energyLoss, coefficient: options.energyWeight },
@@ -182,15 +199,15 @@ async function fit(
   // Of the l2norm every atom is a sample, of the others every component.
   const forceSamples = options.forceLoss === "l2norm" ? 1 : 3;
 
-  const training = { parameters, adam, options };
   const isFirst = group.rank === 0;
-  using interruption = new Interruption(isFirst && !!options.checkpoint);
-  const done = await resume(training, group);
-
-  using progress = new Progress("training", options.steps, isFirst);
-  const losses: LossPoint[] = [];
+  const directory = options.checkpoint;
+  using interruption = new Interruption(directory !== undefined, isFirst);
   const readEvery = Math.max(1, Math.floor(options.steps / LOSS_READINGS));
   let order: number[] = [];
+  const done = adam.steps;
+  using progress = new Progress("training", options.steps, isFirst);
+  await progress.update(done);
+  let taken = done; // steps that are whole
 
   try {
     for (let step = 1; step <= options.steps; step++) {
@@ -238,52 +255,84 @@ async function fit(
         if (isRead) total += await result.total.item();
       }
 
+      // Only reading the loss waits for the device, so it is not read in every
+      // step. Its average over the replicas is the one true mean.
+      const point = isRead
+        ? { step, loss: await average(total, group) }
+        : undefined;
+
       // Replicas average their gradients, and so all take the same step.
       group.averageGradients([gradient]);
       adam.lr = options.lr * cosineDecay((step - 1) / options.steps);
       adam.step([gradient]);
-
-      // Only reading the loss waits for the device, so it is not read in every
-      // step. Its average over the replicas is the one true mean.
-      if (isRead) {
-        using value = device.tensor(new Float64Array([total]));
-        group.allReduce(value, "avg");
-        losses.push({ step, loss: await value.item() });
-        await progress.update(step, `loss ${losses.at(-1)!.loss.toFixed(4)}`);
+      taken = step;
+      if (point !== undefined) {
+        losses.push(point);
+        await progress.update(step, `loss ${point.loss.toFixed(4)}`);
       }
-      const isDue = step % options.checkpointEvery === 0;
-      if (isFirst && options.checkpoint && isDue) {
-        await writeCheckpoint(options.checkpoint, step, training);
+      const isDue = step % options.checkpointEvery === 0 ||
+        step === options.steps;
+      if (isFirst && directory !== undefined && isDue) {
+        await writeCheckpoint(directory, training);
       }
       await interruption.check();
     }
   } catch (error) {
-    // A step is taken whole or not at all: the state is that of adam.steps.
-    if (isFirst && options.checkpoint) {
-      await writeCheckpoint(options.checkpoint, adam.steps, training);
-      console.error(`${speaker}: checkpoint after step ${adam.steps}`);
+    const reason = await interruption.reason(error);
+    // What a step has half changed is no state to go on from; and where a
+    // checkpoint could not be written, the next one could not.
+    const isWhole = adam.steps === taken && !(error instanceof CheckpointError);
+    if (isFirst && directory !== undefined && isWhole) {
+      await rescue(training, directory);
     }
-    throw error;
+    throw reason;
   }
-  return losses;
 }
 
-/** How many steps have been taken before; the state that they have left. */
+/**
+ * Writes the state that a training has when it ends early. After a failed
+ * collective there is one on a CPU, where nothing was computed from its result;
+ * what a GPU may have computed from it cannot be read, and the last checkpoint
+ * stays.
+ */
+async function rescue(training: Training, directory: string): Promise<void> {
+  try {
+    await writeCheckpoint(directory, training);
+    console.error(`${speaker}: checkpoint after step ${training.adam.steps}`);
+  } catch (error) {
+    // It must not hide what has ended the training.
+    console.error(`${speaker}: no checkpoint: ${error}`);
+  }
+}
+
+/** Puts the state of the checkpoint into a training, if there is one. */
 async function resume(
   training: Training,
+  directory: string,
   group: ProcessGroup,
-): Promise<number> {
-  const { parameters, adam, options } = training;
-  if (!options.resume) return 0;
+): Promise<void> {
+  const { parameters, adam } = training;
   // One replica reads, so that all go on from the same.
-  if (group.rank === 0) await readCheckpoint(options.checkpoint!, training);
+  const divided = group.rank === 0
+    ? await readCheckpoint(directory, training)
+    : [];
   using steps = group.device.tensor(new Float64Array([adam.steps]));
   for (const tensor of [steps, parameters, ...adam.state]) {
     group.broadcast(tensor);
   }
   adam.steps = await steps.item();
-  if (group.rank === 0) console.log(`going on after step ${adam.steps}`);
-  return adam.steps;
+  if (group.rank > 0) return;
+  console.log(`going on after step ${adam.steps}`);
+  for (const difference of divided) {
+    console.log(`${difference}: the steps are the same to rounding`);
+  }
+}
+
+/** The mean over the replicas of a number that each has. */
+async function average(own: number, group: ProcessGroup): Promise<number> {
+  using value = group.device.tensor(new Float64Array([own]));
+  group.allReduce(value, "avg");
+  return await value.item();
 }
 
 /** From 1 at the start of training smoothly to 0 at its end. */
@@ -317,7 +366,11 @@ if (import.meta.main) {
     }
     console.error(`${speaker}: ${error.name}: ${error.message}`);
     Deno.exit(
-      error instanceof OptionError ? 2 : error instanceof Interrupted ? 130 : 1,
+      error instanceof OptionError
+        ? 2
+        : error instanceof Interrupted
+        ? error.exitCode
+        : 1,
     );
   }
 }

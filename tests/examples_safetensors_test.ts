@@ -40,6 +40,8 @@ Deno.test("decodeSafetensors() says what is wrong with a file", () => {
     [new Uint8Array(20).fill(255), "does not fit the file"],
     [file("{", 0), "not JSON"],
     [file("[1]", 0), "not an object"],
+    [file("\ufeff{}", 0), "not JSON"],
+    [file({ __metadata__: [] }, 0), "metadata are not an object"],
     [file({ a: 1 }), "a is not described"],
     [file({ a: { ...array, dtype: "F8" } }), 'dtype "F8"'],
     [file({ a: { ...array, shape: [-1] } }), "a has no shape"],
@@ -48,7 +50,11 @@ Deno.test("decodeSafetensors() says what is wrong with a file", () => {
     [file({ a: { ...array, data_offsets: [0] } }), "a has no place"],
     [file({ a: { ...array, data_offsets: [8, 16] } }), "not within"],
     [file({ a: { ...array, data_offsets: [8, 0] } }), "not within"],
+    [file({ a: { ...array, dtype: "F32" } }), "another number"],
+    [file({ a: { ...array, shape: [0.5] } }), "a has no shape"],
+    [file({ a: { ...array, data_offsets: [0, "8"] } }), "a has no place"],
     [file({ a: array, b: array }), "overlap"],
+    [file({ a: array, b: { ...array, data_offsets: [16, 24] } }, 24), "gap"],
     [file({ a: array }, 16), "bytes behind"],
     [file({ __metadata__: { step: 3 } }, 0), "step is not a text"],
   ];
@@ -57,6 +63,27 @@ Deno.test("decodeSafetensors() says what is wrong with a file", () => {
       () => decodeSafetensors(bytes, "x"),
       SafetensorsError,
       problem,
+    );
+  }
+});
+
+Deno.test("decodeSafetensors() takes any name", () => {
+  const array = '{"dtype":"F64","shape":[1],"data_offsets":[0,8]}';
+  const { arrays } = decodeSafetensors(file(`{"__proto__":${array}}`), "x");
+  assertEquals(Object.keys(arrays), ["__proto__"]);
+});
+
+Deno.test("encodeSafetensors() throws when what it writes could not be read", () => {
+  const data = new Float64Array(2);
+  for (const [name, shape] of [["a", [3]], ["__metadata__", [2]]] as const) {
+    assertThrows(
+      () =>
+        encodeSafetensors({
+          arrays: { [name]: { shape, data } },
+          metadata: {},
+        }),
+      SafetensorsError,
+      "cannot be written",
     );
   }
 });

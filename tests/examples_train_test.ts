@@ -6,82 +6,20 @@ import {
   assertThrows,
 } from "@std/assert";
 import { hasGpu } from "./devices.ts";
-import { startProgram } from "./launch_replicas.ts";
+import {
+  deno,
+  difference,
+  launch,
+  TRAINING_SCRIPT,
+  type TrainingReport,
+} from "./training.ts";
 import { OptionError, parseOptions } from "../examples/potential/options.ts";
-
-const ROOT = new URL("../", import.meta.url).pathname;
-const SCRIPT = "examples/train_potential.ts";
-
-interface Outcome {
-  readonly code: number;
-  readonly out: string;
-  readonly err: string;
-}
-
-/** Runs a script of the package with deno. */
-async function deno(...args: string[]): Promise<Outcome> {
-  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", ...args],
-    cwd: ROOT,
-    env: { NO_COLOR: "1", ATOMLOSS_SHARE_GPU: "1" },
-  }).output();
-  const [out, err] = [stdout, stderr].map((bytes) =>
-    new TextDecoder().decode(bytes)
-  );
-  return { code, out: out!, err: err! };
-}
-
-/** Runs a script over so many replicas, and reads the JSON that it writes. */
-async function launch<T>(
-  replicas: number,
-  script: string,
-  args: (path: string) => string[],
-): Promise<T> {
-  const path = await Deno.makeTempFile({ suffix: ".json" });
-  try {
-    const { code, err } = await deno(
-      "launch.ts",
-      "--nproc-per-node",
-      String(replicas),
-      script,
-      ...args(path),
-    );
-    assertEquals(code, 0, err);
-    return JSON.parse(await Deno.readTextFile(path));
-  } finally {
-    await Deno.remove(path);
-  }
-}
-
-/** Largest difference, relative to the largest parameter. */
-function difference(a: readonly number[], b: readonly number[]): number {
-  assertEquals(a.length, b.length);
-  const scale = Math.max(...b.map(Math.abs));
-  return Math.max(...a.map((x, k) => Math.abs(x - b[k]!))) / scale;
-}
-
-interface Report {
-  readonly worldSize: number;
-  readonly backend: string;
-  readonly dtype: string;
-  readonly steps: number;
-  readonly trainStructures: number;
-  readonly trainAtoms: number;
-  readonly testStructures: number;
-  readonly testAtoms: number;
-  readonly energyMAE: number;
-  readonly forceMAE: number;
-  readonly baselineForceMAE: number;
-  readonly finalLoss: number;
-  readonly secondsPerStep: number;
-  readonly parameters: number[];
-}
 
 Deno.test("train_potential.ts reaches the same parameters when 1, 2 or 3 replicas train", async () => {
   // 80 structures in batches of 6: the last has 2, and of 3 replicas one has
   // nothing then.
-  const run = (replicas: number): Promise<Report> =>
-    launch(replicas, SCRIPT, (path) => [
+  const run = (replicas: number): Promise<TrainingReport> =>
+    launch(replicas, TRAINING_SCRIPT, (path) => [
       ..."--device cpu --dtype float64 --steps 60 --batch 6".split(" "),
       "--report",
       path,
@@ -93,17 +31,20 @@ Deno.test("train_potential.ts reaches the same parameters when 1, 2 or 3 replica
     assertEquals(together.worldSize, replicas);
     assertEquals(together.trainAtoms, alone.trainAtoms);
     const off = difference(together.parameters, alone.parameters);
-    assert(off < 1e-6, `${replicas} replicas: parameters are off by ${off}`);
+    assert(off < 1e-11, `${replicas} replicas: parameters are off by ${off}`);
     for (const key of ["energyMAE", "forceMAE", "finalLoss"] as const) {
       const off = difference([together[key]], [alone[key]]);
-      assert(off < 1e-6, `${replicas} replicas: ${key} is off by ${off}`);
+      assert(off < 1e-11, `${replicas} replicas: ${key} is off by ${off}`);
     }
   }
 });
 
 Deno.test("train_potential.ts takes the same steps in micro-batches", async () => {
-  const run = (replicas: number, ...options: string[]): Promise<Report> =>
-    launch(replicas, SCRIPT, (path) => [
+  const run = (
+    replicas: number,
+    ...options: string[]
+  ): Promise<TrainingReport> =>
+    launch(replicas, TRAINING_SCRIPT, (path) => [
       ..."--device cpu --dtype float64 --steps 20 --batch 12".split(" "),
       ...options,
       "--report",
@@ -113,71 +54,18 @@ Deno.test("train_potential.ts takes the same steps in micro-batches", async () =
   for (const [replicas, size] of [[1, 5], [2, 1], [3, 3]] as const) {
     const micro = await run(replicas, "--micro-batch", String(size));
     const off = difference(micro.parameters, whole.parameters);
-    assert(off < 1e-10, `${replicas} replicas by ${size}: off by ${off}`);
-    assert(difference([micro.finalLoss], [whole.finalLoss]) < 1e-10);
+    assert(off < 1e-11, `${replicas} replicas by ${size}: off by ${off}`);
+    assert(difference([micro.finalLoss], [whole.finalLoss]) < 1e-11);
   }
 });
-
-for (const signal of ["SIGINT", "SIGKILL"] as const) {
-  Deno.test(`train_potential.ts goes on from its checkpoint, to the bit, after ${signal}`, async () => {
-    const directory = await Deno.makeTempDir();
-    try {
-      const options = [
-        "--nproc-per-node",
-        "2",
-        SCRIPT,
-        ..."--device cpu --steps 300 --checkpoint-every 10".split(" "),
-        "--checkpoint",
-        directory,
-        "--resume",
-      ];
-      const whole = await launch<Report>(
-        2,
-        SCRIPT,
-        (path) => [..."--device cpu --steps 300 --report".split(" "), path],
-      );
-      const job = startProgram(Deno.execPath(), [
-        "run",
-        "-A",
-        "launch.ts",
-        ...options,
-      ]);
-      // Killed, a process writes nothing: then it is the last of every ten steps.
-      const file = `${directory}/checkpoint.safetensors`;
-      while (await Deno.stat(file).then(() => false, () => true)) {
-        await new Promise((resolve) => setTimeout(resolve, 5));
-      }
-      job.kill(signal);
-      const { stdout, stderr } = await job.finished();
-      assert(!stdout.includes("energy MAE"), "it was not interrupted");
-      if (signal === "SIGINT") assertMatch(stderr, /checkpoint after step \d+/);
-
-      const report = `${directory}/report.json`;
-      const resumed = await deno("launch.ts", ...options, "--report", report);
-      assertEquals(resumed.code, 0, resumed.err);
-      assertMatch(resumed.out, /going on after step [1-9]\d*/);
-      const { parameters }: Report = JSON.parse(
-        await Deno.readTextFile(report),
-      );
-      assertEquals(parameters, whole.parameters);
-
-      const other = await deno("launch.ts", ...options, "--lr", "0.5");
-      assertEquals(other.code, 1);
-      assertStringIncludes(other.err, "CheckpointError");
-      assertStringIncludes(other.err, "other options");
-    } finally {
-      await Deno.remove(directory, { recursive: true });
-    }
-  });
-}
 
 Deno.test({
   name:
     "train_potential.ts reaches the CPU's parameters on 1 and 2 replicas [cuda]",
   ignore: !hasGpu,
   fn: async () => {
-    const run = (replicas: number, device: string): Promise<Report> =>
-      launch(replicas, SCRIPT, (path) => [
+    const run = (replicas: number, device: string): Promise<TrainingReport> =>
+      launch(replicas, TRAINING_SCRIPT, (path) => [
         ...`--device ${device} --dtype float64 --steps 60`.split(" "),
         "--report",
         path,
@@ -217,19 +105,20 @@ Deno.test("train_potential.ts trains on extended XYZ when the files are named", 
     await Deno.writeTextFile(data, [0, 0.1, 0.2].map(structure).join(""));
 
     const { code, out, err } = await deno(
-      SCRIPT,
+      TRAINING_SCRIPT,
       ...["--train", data, "--test", data, "--report", report, "--plot", plot],
       ..."--device cpu --steps 20 --batch 2 --energy-loss mse --force-loss mae"
         .split(" "),
     );
     assertEquals(code, 0, err);
     assertMatch(out, /energy MAE +force MAE/);
-    assertMatch(out, /\ntrain( +-?\d+\.\d+){4}\ntest( +-?\d+\.\d+){4}\n/);
-    const written: Report = JSON.parse(await Deno.readTextFile(report));
+    assertMatch(out, /\ntrain( +-?\d+\.\d+){5}\ntest( +-?\d+\.\d+){5}\n/);
+    const written: TrainingReport = JSON.parse(await Deno.readTextFile(report));
     assertEquals(Object.keys(written), [
       ..."worldSize device backend dtype steps trainStructures".split(" "),
       ..."trainAtoms testStructures testAtoms energyMAE forceMAE".split(" "),
-      ..."baselineForceMAE forceCosine energyForcesWithinThreshold".split(" "),
+      ..."forceRMSE baselineForceMAE forceCosine energyForcesWithinThreshold"
+        .split(" "),
       ..."finalLoss secondsPerStep parameters".split(" "),
     ]);
     assertEquals(written.trainStructures, 3);
@@ -250,11 +139,15 @@ for (const [element, forceLimit] of [["Si", 0.14], ["Ge", 0.12]] as const) {
       `train_potential.ts learns ${element} when the data is mlearn's (ATOMLOSS_MLEARN)`,
     ignore: mlearn === undefined,
     fn: async () => {
-      const report = await launch<Report>(2, SCRIPT, (path) => [
-        ...["--train", `${mlearn}/${element}_training.extxyz`],
-        ...["--test", `${mlearn}/${element}_test.extxyz`],
-        ...["--report", path],
-      ]);
+      const report = await launch<TrainingReport>(
+        2,
+        TRAINING_SCRIPT,
+        (path) => [
+          ...["--train", `${mlearn}/${element}_training.extxyz`],
+          ...["--test", `${mlearn}/${element}_test.extxyz`],
+          ...["--report", path],
+        ],
+      );
       assert(report.energyMAE < 0.01, `energy MAE ${report.energyMAE} eV/atom`);
       assert(report.forceMAE < forceLimit, `force MAE ${report.forceMAE} eV/Å`);
       assert(report.baselineForceMAE > 3 * report.forceMAE);
@@ -267,7 +160,7 @@ Deno.test("train_potential.ts says in one line what is wrong when the data is", 
   try {
     await Deno.writeTextFile(path, "3\nLattice=1\n");
     const { code, err } = await deno(
-      SCRIPT,
+      TRAINING_SCRIPT,
       ..."--device cpu --train".split(" "),
       path,
       "--test",
@@ -284,13 +177,13 @@ Deno.test("train_potential.ts says in one line what is wrong when the data is", 
 });
 
 Deno.test("train_potential.ts exits with 2 when an option is wrong", async () => {
-  const { code, err } = await deno(SCRIPT, "--stepz", "3");
+  const { code, err } = await deno(TRAINING_SCRIPT, "--stepz", "3");
   assertEquals(code, 2);
   assertStringIncludes(err, "unknown argument --stepz");
 });
 
 Deno.test("train_potential.ts prints its options when asked for help", async () => {
-  const { code, out } = await deno(SCRIPT, "--help");
+  const { code, out } = await deno(TRAINING_SCRIPT, "--help");
   assertEquals(code, 0);
   for (const option of ["--train FILE", "--plot FILE", "--energy-loss NAME"]) {
     assertStringIncludes(out, option);
@@ -342,6 +235,9 @@ Deno.test("parseOptions() throws when an option is unknown or its value bad", ()
     ["--batch=-3", `--batch is "-3"`],
     ["--micro-batch 0", `--micro-batch is "0", expected an integer from 1`],
     ["--checkpoint-every x", `--checkpoint-every is "x"`],
+    ["--checkpoint x --checkpoint-every 0", `--checkpoint-every is "0"`],
+    ["--checkpoint-every 5", "--checkpoint-every needs --checkpoint"],
+    ["--checkpoint", "--checkpoint needs a value"],
     ["--resume", "--resume needs --checkpoint"],
     ["--cutoff 0", "expected a number from 1 to 20"],
     ["--cutoff NaN", `--cutoff is "NaN"`],

@@ -1,4 +1,9 @@
-import { assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
+import {
+  assertAlmostEquals,
+  assertEquals,
+  assertNotEquals,
+  assertThrows,
+} from "@std/assert";
 import {
   Adam,
   ArgumentError,
@@ -161,6 +166,51 @@ testOnDevices(
       }
     }
     for (const t of [...params, ...grads]) t.dispose();
+  },
+);
+
+testOnDevices(
+  "optimisers go on from copied state to the same bits, in every dtype",
+  async (device) => {
+    const makers = {
+      Adam: (params: Tensor[]) => new Adam(params, { lr: 0.1 }),
+      SGD: (params: Tensor[]) => new SGD(params, { lr: 0.1, momentum: 0.9 }),
+    };
+    const randoms = (seed: number): Tensor[] => [
+      device.tensor(new Float32Array(randomNumbers(5, seed))),
+      device.tensor(randomNumbers(4, seed + 1)),
+      device.tensor(new Float16Array(randomNumbers(3, seed + 2))),
+      device.tensor(new Float32Array(randomNumbers(2, seed + 3))),
+    ];
+    for (const make of Object.values(makers)) {
+      const whole = randoms(1);
+      using of = make(whole);
+      const step = (optimizer: Adam | SGD, s: number): void => {
+        const grads = randoms(100 * s);
+        optimizer.step(grads);
+        for (const grad of grads) grad.dispose();
+      };
+      for (let s = 1; s <= 3; s++) step(of, s);
+
+      const params = randoms(50);
+      params.forEach((param, i) => param.copy_(whole[i]!));
+      using onward = make(params);
+      onward.state.forEach((tensor, i) => tensor.copy_(of.state[i]!));
+      onward.steps = of.steps;
+      // The same without the state: what the test would miss otherwise.
+      const forgetful = randoms(50);
+      forgetful.forEach((param, i) => param.copy_(whole[i]!));
+      using without = make(forgetful);
+      for (let s = 4; s <= 6; s++) {
+        for (const optimizer of [of, onward, without]) step(optimizer, s);
+      }
+      for (const [i, param] of params.entries()) {
+        assertEquals(await param.toList(), await whole[i]!.toList());
+        assertNotEquals(await forgetful[i]!.toList(), await whole[i]!.toList());
+      }
+      assertEquals(onward.steps, 6);
+      for (const t of [...whole, ...params, ...forgetful]) t.dispose();
+    }
   },
 );
 

@@ -24,7 +24,9 @@ export interface Errors {
   readonly energyMAE: number;
   /** Mean absolute error of the forces, eV/Å per component. */
   readonly forceMAE: number;
-  /** The same for forces predicted to be zero. */
+  /** Root of the mean square of the same. */
+  readonly forceRMSE: number;
+  /** The force MAE for forces predicted to be zero. */
   readonly baselineForceMAE: number;
   /** Mean cosine of the angle between predicted and reference force. */
   readonly forceCosine: number;
@@ -57,6 +59,7 @@ export async function evaluate(
   return {
     energyMAE: report.energyPerAtomMAE,
     forceMAE: report.forcesMAE,
+    forceRMSE: report.forcesRMSE,
     baselineForceMAE: (await baseline.result()).forcesMAE,
     forceCosine: report.forcesCosineSimilarity,
     energyForcesWithinThreshold: report.energyForcesWithinThreshold,

@@ -73,10 +73,11 @@ Machine:
 Results:
   --report FILE       write them as JSON
   --plot FILE         plot predictions and the loss as SVG
-  --checkpoint DIR    write the state of the training there: as it goes on,
-                      when it fails and when it is interrupted
+  --checkpoint DIR    write the state of the training there: as it goes on, at
+                      its end, when it fails and when it is interrupted
   --checkpoint-every N  steps between checkpoints (default: 100)
-  --resume            go on from the checkpoint in DIR, if there is one
+  --resume            go on from the checkpoint in DIR, if there is one; data
+                      and options of the training must be the same
   -h, --help          show this
 `;
 
@@ -193,8 +194,11 @@ export function parseOptions(args: readonly string[]): Options | undefined {
   if ((options.train === undefined) !== (options.test === undefined)) {
     throw new OptionError("--train and --test go together");
   }
-  if (options.resume && options.checkpoint === undefined) {
-    throw new OptionError("--resume needs --checkpoint");
+  for (const name of ["resume", "checkpoint-every"]) {
+    const isGiven = flags[name] !== undefined && flags[name] !== false;
+    if (isGiven && options.checkpoint === undefined) {
+      throw new OptionError(`--${name} needs --checkpoint`);
+    }
   }
   return options;
 }

@@ -16,12 +16,13 @@ export function printErrors(errors: Readonly<Record<string, Errors>>): void {
     set,
     (1000 * error.energyMAE).toFixed(2),
     error.forceMAE.toFixed(4),
+    error.forceRMSE.toFixed(4),
     error.baselineForceMAE.toFixed(4),
     error.forceCosine.toFixed(4),
   ]);
   const table = [
-    ["", "energy MAE", "force MAE", "zero force's", "force cosine"],
-    ["", "meV/atom", "eV/Å", "eV/Å", ""],
+    ["", "energy MAE", "force MAE", "force RMSE", "zero MAE", "force cosine"],
+    ["", "meV/atom", "eV/Å", "eV/Å", "eV/Å", ""],
     ...rows,
   ];
   for (const [set, ...cells] of table) {

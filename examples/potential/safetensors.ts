@@ -34,13 +34,23 @@ const ALIGNMENT = 8;
 
 const DTYPES = { F32: Float32Array, F64: Float64Array } as const;
 
-/** The bytes of a file. */
+/**
+ * The bytes of a file.
+ *
+ * @throws {SafetensorsError} if an array cannot be read again: its shape has
+ * another number of elements, or it has the name of the metadata.
+ */
 export function encodeSafetensors(
   { arrays, metadata }: Safetensors,
 ): Uint8Array<ArrayBuffer> {
   const header: Record<string, unknown> = { [METADATA]: metadata };
   let end = 0;
   for (const [name, { shape, data }] of Object.entries(arrays)) {
+    if (name === METADATA || count(shape) !== data.length) {
+      throw new SafetensorsError(
+        `an array ${name} of shape [${shape}] and ${data.length} elements cannot be written`,
+      );
+    }
     const begin = end;
     end += data.byteLength;
     header[name] = {
@@ -88,7 +98,8 @@ export function decodeSafetensors(
   let header: unknown;
   try {
     header = JSON.parse(
-      new TextDecoder("utf-8", { fatal: true })
+      // A byte order mark is not JSON, and so is not to be overlooked.
+      new TextDecoder("utf-8", { fatal: true, ignoreBOM: true })
         .decode(file.subarray(LENGTH_BYTES, LENGTH_BYTES + length)),
     );
   } catch {
@@ -96,14 +107,16 @@ export function decodeSafetensors(
   }
   if (!isRecord(header)) return fail("the header is not an object");
 
-  const arrays: Record<string, SafetensorsArray> = {};
-  const metadata: Record<string, string> = {};
+  // Any name may be in the file, also "__proto__".
+  const arrays = new Map<string, SafetensorsArray>();
+  const metadata = new Map<string, string>();
   const places: [number, number][] = [];
   for (const [name, entry] of Object.entries(header)) {
     if (name === METADATA) {
-      for (const [key, text] of Object.entries(isRecord(entry) ? entry : {})) {
+      if (!isRecord(entry)) return fail("the metadata are not an object");
+      for (const [key, text] of Object.entries(entry)) {
         if (typeof text !== "string") return fail(`${key} is not a text`);
-        metadata[key] = text;
+        metadata.set(key, text);
       }
       continue;
     }
@@ -123,18 +136,17 @@ export function decodeSafetensors(
       return fail(`${name} is not within the file`);
     }
     const TypedArray = DTYPES[dtype];
-    const size = shape.reduce((product, n) => product * n, 1);
-    if (size * TypedArray.BYTES_PER_ELEMENT !== end - begin) {
+    if (count(shape) * TypedArray.BYTES_PER_ELEMENT !== end - begin) {
       return fail(
         `${name} has ${end - begin} bytes, its shape and dtype another number`,
       );
     }
     places.push([begin, end]);
     // A copy: in the file it may lie at any address.
-    arrays[name] = {
+    arrays.set(name, {
       shape,
       data: new TypedArray(bytes.slice(begin, end).buffer),
-    };
+    });
   }
   places.sort(([a], [b]) => a - b);
   let next = 0;
@@ -143,7 +155,15 @@ export function decodeSafetensors(
     next = end;
   }
   if (next !== bytes.length) return fail("there are bytes behind the arrays");
-  return { arrays, metadata };
+  return {
+    arrays: Object.fromEntries(arrays),
+    metadata: Object.fromEntries(metadata),
+  };
+}
+
+/** The number of elements of a shape. */
+function count(shape: readonly number[]): number {
+  return shape.reduce((product, n) => product * n, 1);
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {
