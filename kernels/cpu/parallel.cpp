@@ -11,6 +11,7 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #ifdef __SSE2__
 #include <immintrin.h>
@@ -27,6 +28,9 @@ constexpr int kLooks = 10000;
 
 /** Looks that a caller takes before it lets a thread that is inside run. */
 constexpr int kLooksBeforeYield = 100;
+
+/** Whatever OMP_NUM_THREADS says. */
+constexpr int64_t kMostHelpers = 1023;
 
 /** Pieces per thread: large, so that each reads a long stretch of memory. */
 constexpr int64_t kPieces = 8;
@@ -80,11 +84,14 @@ class Pool {
  private:
   Pool() {
     const char* const text = std::getenv("OMP_NUM_THREADS");
-    int threads = text ? std::atoi(text) : 0;
-    if (threads < 1)
-      threads = static_cast<int>(std::thread::hardware_concurrency());
-    helpers_ = std::max(0, threads - 1);
-    for (int i = 0; i < helpers_; ++i) std::thread([this] { help(); }).detach();
+    int64_t threads = text ? std::strtol(text, nullptr, 10) : 0;
+    if (threads < 1) threads = std::thread::hardware_concurrency();
+    const int64_t wanted = std::clamp<int64_t>(threads - 1, 0, kMostHelpers);
+    try {
+      for (; helpers_ < wanted; ++helpers_)
+        std::thread([this] { help(); }).detach();
+    } catch (const std::system_error&) {  // as many as the system lets us have
+    }
   }
 
   /** Takes pieces of the open job until none is left. */
