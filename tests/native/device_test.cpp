@@ -17,6 +17,7 @@ void test_library() {
   check(text[0] == '{' && text[strlen(text) - 1] == '}', "versions: %s", text);
   succeeds(al_versions(text, 8), "al_versions of 8 bytes");
   check(strlen(text) == 7, "versions of 8 bytes: %s", text);
+  succeeds(al_sources(text, sizeof text), "al_sources");
   int32_t count = 0;
   succeeds(al_device_count(&count), "al_device_count");
   check(count == 1, "%d devices", count);
@@ -38,6 +39,7 @@ void test_messages() {
   check(message(AL_OK) == "no message is kept", "success has a message");
   // Only so many are kept.
   std::vector<al_status> statuses;
+  statuses.reserve(300);
   for (int32_t i = 0; i < 300; ++i)
     statuses.push_back(al_device_open(i + 1, &none));
   check(message(statuses.front()) == "no message is kept",

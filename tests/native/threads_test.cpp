@@ -2,7 +2,9 @@
 #include <thread>
 #include <vector>
 
+#include "cpu/loss_kernels.h"
 #include "library_test.h"
+#include "loss_table.h"
 #include "on_device.h"
 #include "random_task.h"
 
@@ -14,6 +16,7 @@ constexpr int kThreads = 4;
 template <class F>
 void on_threads(F&& f) {
   std::vector<std::thread> threads;
+  threads.reserve(kThreads);
   for (int i = 0; i < kThreads; ++i) threads.emplace_back([&f, i] { f(i); });
   for (std::thread& thread : threads) thread.join();
 }
@@ -35,6 +38,7 @@ void test_pool() {
     for (int i = 0; i < 15; ++i) {
       succeeds(al_loss_reduce(device, 1, &task.task(), nullptr),
                "al_loss_reduce");
+      // NOLINTNEXTLINE(bugprone-suspicious-memory-comparison,cert-*): the bits
       check(memcmp(&first, &task.result(), sizeof first) == 0,
             "threads give other bits");
     }
@@ -96,6 +100,26 @@ void test_messages() {
   });
 }
 
+/** Losses that are registered while others are looked up. */
+void test_registering() {
+  static const atomloss::LossKernels none = {};
+  static const char* const names[] = {"a", "b", "c", "d"};
+  on_threads([](int number) {
+    const atomloss::LossEntry entry = {
+        names[number], AL_PER_ROW, false, {&none, &none, &none, &none}};
+    for (int i = 0; i < 100; ++i) {
+      if (i == 50)
+        succeeds(atomloss::register_losses(&entry, 1), "register_losses");
+      int32_t loss = -1, kind = -1;
+      succeeds(al_loss_find("huber", &loss, &kind), "al_loss_find");
+      check(kind == AL_PER_ELEMENT, "huber is of kind %d", kind);
+      if (i < 50) continue;
+      succeeds(al_loss_find(names[number], &loss, &kind), "al_loss_find");
+      check(kind == AL_PER_ROW, "a new loss is of kind %d", kind);
+    }
+  });
+}
+
 }  // namespace
 
 void test_threads() {
@@ -103,6 +127,7 @@ void test_threads() {
   test_waking();
   test_shared_device();
   test_messages();
+  test_registering();
 }
 
 }  // namespace native
