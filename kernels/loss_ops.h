@@ -53,7 +53,7 @@ template <class T>
 AL_HD T nan_to_num(T x, T largest) {
   const T low = x < -largest ? -largest : x;
   const T both = low > largest ? largest : low;
-  return x == x ? both : T(0);
+  return x == x ? both : T(0);  // NOLINT(misc-redundant-expression): not NaN
 }
 
 /** Absolute error. Reference: torch.nn.L1Loss. */

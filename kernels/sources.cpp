@@ -13,7 +13,7 @@ const char kText[] = "atomloss sources " AL_SOURCES;
 }  // namespace
 
 al_status al_sources(char* text, int64_t capacity) {
-  snprintf(text, static_cast<size_t>(capacity), "%s",
-           kText + sizeof "atomloss sources");
+  static_cast<void>(snprintf(text, static_cast<size_t>(capacity), "%s",
+                             kText + sizeof "atomloss sources"));
   return AL_OK;
 }

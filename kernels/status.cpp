@@ -21,11 +21,13 @@ int32_t next_ticket = 1;
 
 }  // namespace
 
+// The compiler checks the arguments against the format.
+// NOLINTNEXTLINE(cert-dcl50-cpp)
 al_status al_fail(al_status_code code, const char* format, ...) {
   char text[2048];
   va_list arguments;
   va_start(arguments, format);
-  vsnprintf(text, sizeof text, format, arguments);
+  static_cast<void>(vsnprintf(text, sizeof text, format, arguments));
   va_end(arguments);
 
   std::lock_guard<std::mutex> lock(mutex);
@@ -42,6 +44,7 @@ void al_take_error(al_status status, char* text, int64_t capacity) {
   const auto found = messages.find(status >> kCodeBits);
   const char* message =
       found == messages.end() ? "no message is kept" : found->second.c_str();
-  snprintf(text, static_cast<size_t>(capacity), "%s", message);
+  static_cast<void>(
+      snprintf(text, static_cast<size_t>(capacity), "%s", message));
   if (found != messages.end()) messages.erase(found);
 }

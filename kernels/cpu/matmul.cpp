@@ -28,6 +28,7 @@ CBLAS_TRANSPOSE flipped(CBLAS_TRANSPOSE t) {
   return t == CblasTrans ? CblasNoTrans : CblasTrans;
 }
 
+// NOLINTBEGIN(bugprone-macro-parentheses): T is a type
 #define AL_BLAS(T, gemm, gemv)                                               \
   void product(const Problem& p, const T* a, const T* b, T beta, T* c) {     \
     /* gemm is slow for one row or column; gemv reads the matrix once. */    \
@@ -47,6 +48,7 @@ CBLAS_TRANSPOSE flipped(CBLAS_TRANSPOSE t) {
 AL_BLAS(float, cblas_sgemm, cblas_sgemv)
 AL_BLAS(double, cblas_dgemm, cblas_dgemv)
 #undef AL_BLAS
+// NOLINTEND(bugprone-macro-parentheses)
 
 template <class S>
 std::vector<float> widened(const S* x, int64_t n) {

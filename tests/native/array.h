@@ -6,7 +6,6 @@
 #define NATIVE_ARRAY_H
 
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -38,9 +37,8 @@ class Array {
       : dtype_(dtype),
         n_(n),
         width_(bytes_of(dtype)),
-        block_(malloc((static_cast<size_t>(n) + (shifted ? 1 : 0)) * width_),
-               free),
-        start_(static_cast<char*>(block_.get()) + (shifted ? width_ : 0)) {
+        block_(new char[(static_cast<size_t>(n) + (shifted ? 1 : 0)) * width_]),
+        start_(block_.get() + (shifted ? width_ : 0)) {
     memset(start_, 0x5a, static_cast<size_t>(bytes()));
   }
 
@@ -116,7 +114,7 @@ class Array {
   int32_t dtype_;
   int64_t n_;
   size_t width_;
-  std::unique_ptr<void, void (*)(void*)> block_;
+  std::unique_ptr<char[]> block_;
   char* start_;
 };
 

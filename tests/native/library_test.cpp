@@ -12,7 +12,8 @@
 
 int main() {
   using namespace native;
-  setvbuf(stdout, nullptr, _IOLBF, 0);  // what was said survives an abort
+  // What was said survives an abort.
+  static_cast<void>(setvbuf(stdout, nullptr, _IOLBF, 0));
   test_half();
   test_device();
   test_dlpack();

@@ -42,7 +42,7 @@ void test_size(al_device* device, int32_t dtype, int64_t n, Random& random) {
 
   int64_t expected_bad = 0, bad = -1;
   for (int64_t i = 0; i < n; ++i) {
-    const double values[] = {NAN, INFINITY, -INFINITY, x.get(i)};
+    const double values[] = {NAN, HUGE_VAL, -HUGE_VAL, x.get(i)};
     x.set(i, values[random.below(4)]);
     expected_bad += !std::isfinite(x.get(i));
   }

@@ -10,7 +10,7 @@ namespace {
 void spoil(Array& array, Random& random, int64_t rarity) {
   for (int64_t i = 0; i < array.size(); ++i) {
     if (!random.one_in(rarity)) continue;
-    const double bad[] = {NAN, INFINITY, -INFINITY};
+    const double bad[] = {NAN, HUGE_VAL, -HUGE_VAL};
     array.set(i, bad[random.below(3)]);
   }
 }

@@ -63,6 +63,7 @@ void with_ranks(const RankOptions& options,
                 const std::function<void(Rank&)>& f) {
   Exchange exchange;
   std::vector<std::thread> threads;
+  threads.reserve(kRanks);
   for (int32_t rank = 0; rank < kRanks; ++rank)
     threads.emplace_back([&, rank] { be_rank(rank, options, exchange, f); });
   for (std::thread& thread : threads) thread.join();
