@@ -41,10 +41,12 @@ export interface LaunchOptions {
 const GRACE = 3_000;
 
 /**
- * Time in which a replica's failure may turn out to follow from another's, in
- * ms: survivors can end before the system reports the one that was killed.
+ * Time that the others have to end by themselves once one has failed, in ms: to
+ * say what they were doing, which takes a replica that has lost another up to
+ * half of it. Whose failure comes first need not be the cause: survivors can end
+ * before the system reports the one that was killed.
  */
-const ATTRIBUTION = 100;
+const ATTRIBUTION = 1_000;
 
 const DEFAULT_PORT = 29500;
 

@@ -19,8 +19,11 @@ using Clock = std::chrono::steady_clock;
 constexpr uint32_t kQuestion = 0x616c3f01;
 constexpr uint32_t kAnswer = 0x616c2101;
 
-/** Questions can be lost: they are asked again after this. */
-constexpr auto kAgain = std::chrono::milliseconds(150);
+/**
+ * Questions are asked again after this, and then after twice as long each time:
+ * they can be lost, or reach a socket that its dying process still holds.
+ */
+constexpr auto kAgain = std::chrono::milliseconds(10);
 
 struct Question {
   uint32_t magic;
@@ -203,6 +206,7 @@ std::string RollCall::ask(std::chrono::milliseconds patience) {
 
   const auto end = Clock::now() + patience;
   auto again = Clock::now();
+  auto pause = kAgain;
   for (;;) {
     std::vector<pollfd> silent;
     for (const Line& line : lines)
@@ -211,7 +215,8 @@ std::string RollCall::ask(std::chrono::milliseconds patience) {
     if (Clock::now() >= again) {
       for (const Line& line : lines)
         if (line.state == State::kSilent) question(line);
-      again += kAgain;
+      again += pause;
+      pause *= 2;
     }
     poll(silent.data(), silent.size(), 20);
     for (Line& line : lines)
