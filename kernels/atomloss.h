@@ -214,7 +214,8 @@ al_status al_loss_backward(al_device* device, int32_t loss, int32_t dtype,
 
 /** What al_loss_task.flags holds. */
 typedef enum {
-  AL_MASK_PER_ROW = 1,   /* mask is [rows], not as the unreduced loss */
+  AL_MASK_PER_ROW = 1,   /* mask is [rows], also for an entry per element; a
+                            loss with an entry per row takes no other */
   AL_ZERO_NONFINITE = 2, /* in target, and a result that is NaN, count as 0 */
   AL_PER_STRUCTURE = 4   /* entries weigh 1 / (free rows of their structure) */
 } al_task_flags;

@@ -7,6 +7,9 @@
 namespace atomloss {
 namespace {
 
+/** More than any memory holds, and far from what an int64_t holds. */
+constexpr int64_t kMostElements = int64_t{1} << 56;
+
 class Table {
  public:
   Table() {
@@ -47,6 +50,8 @@ class Table {
   std::deque<LossEntry> entries_;
 };
 
+[[noreturn]] void reject(al_status status) { throw al_error(status); }
+
 Table& table() {
   static Table losses;
   return losses;
@@ -60,6 +65,45 @@ const LossEntry& loss_entry(int32_t number) {
     throw al_error(
         al_fail(AL_INVALID_ARGUMENT, "there is no loss number %d", number));
   return *entry;
+}
+
+void check_arguments(const LossEntry& loss, int64_t rows, int64_t cols,
+                     const void* natoms, int32_t natoms_dtype) {
+  int64_t elements;
+  if (rows < 0 || cols < 0)
+    reject(al_fail(AL_INVALID_ARGUMENT, "negative size: %lld rows, %lld cols",
+                   static_cast<long long>(rows), static_cast<long long>(cols)));
+  if (__builtin_mul_overflow(rows, cols, &elements) || elements > kMostElements)
+    reject(al_fail(AL_INVALID_ARGUMENT, "too many elements: [%lld, %lld]",
+                   static_cast<long long>(rows), static_cast<long long>(cols)));
+  if (!loss.uses_natoms || rows == 0) return;
+  if (natoms == nullptr)
+    reject(al_fail(AL_INVALID_ARGUMENT, "%s needs natoms", loss.name));
+  if (natoms_dtype != AL_INT32 && natoms_dtype != AL_INT64)
+    reject(al_fail(AL_INVALID_ARGUMENT, "natoms must be int32 or int64"));
+}
+
+void check_task(const LossEntry& loss, const al_loss_task& task) {
+  check_arguments(loss, task.rows, task.cols, task.natoms, task.natoms_dtype);
+  if (task.mask && loss.kind == AL_PER_ROW && !(task.flags & AL_MASK_PER_ROW))
+    reject(al_fail(AL_INVALID_ARGUMENT,
+                   "%s has an entry per row: its mask needs AL_MASK_PER_ROW",
+                   loss.name));
+  if (!(task.flags & AL_PER_STRUCTURE)) return;
+  if (loss.uses_natoms)
+    reject(al_fail(AL_INVALID_ARGUMENT,
+                   "%s reads natoms: it has no rows per structure", loss.name));
+  if (task.structures < 0 || task.structures > kMostElements)
+    reject(al_fail(AL_INVALID_ARGUMENT, "%lld structures",
+                   static_cast<long long>(task.structures)));
+  if (task.structures > 0 &&
+      (task.natoms == nullptr ||
+       (task.natoms_dtype != AL_INT32 && task.natoms_dtype != AL_INT64)))
+    reject(al_fail(AL_INVALID_ARGUMENT,
+                   "a loss per structure needs natoms, int32 or int64"));
+  if (task.rows > 0 && task.row_weights == nullptr)
+    reject(
+        al_fail(AL_INVALID_ARGUMENT, "a loss per structure needs row_weights"));
 }
 
 al_status register_losses(const LossEntry* entries, int32_t count) {

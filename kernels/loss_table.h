@@ -39,6 +39,13 @@ const LossKernels* const* builtin_bfloat16();
 /** The loss of this number; throws if there is none. */
 const LossEntry& loss_entry(int32_t number);
 
+/** Throws unless the arguments are such as a caller with checked shapes has. */
+void check_arguments(const LossEntry& loss, int64_t rows, int64_t cols,
+                     const void* natoms, int32_t natoms_dtype);
+
+/** The same of a task, of which the loss is `loss`. */
+void check_task(const LossEntry& loss, const al_loss_task& task);
+
 /** Adds losses. One that is there already stays if it is the same object. */
 al_status register_losses(const LossEntry* entries, int32_t count);
 

@@ -13,9 +13,6 @@ namespace atomloss {
 /** Elements that one thread takes at a time; whole force vectors. */
 constexpr int64_t kBlock = 64 * 192;
 
-/** More than any memory holds, and far from what an int64_t holds. */
-constexpr int64_t kMostElements = int64_t{1} << 56;
-
 struct Input {
   int32_t dtype;
   const void* pred;
@@ -32,26 +29,6 @@ struct Input {
                                     : static_cast<const int32_t*>(natoms)[row];
   }
 };
-
-/** Rejects what a caller with checked shapes never passes. */
-inline al_status check(const Input& in, bool uses_natoms) {
-  if (in.rows < 0 || in.cols < 0)
-    return al_fail(AL_INVALID_ARGUMENT, "negative size: %lld rows, %lld cols",
-                   static_cast<long long>(in.rows),
-                   static_cast<long long>(in.cols));
-  int64_t elements;
-  if (__builtin_mul_overflow(in.rows, in.cols, &elements) ||
-      elements > kMostElements)
-    return al_fail(AL_INVALID_ARGUMENT, "too many elements: [%lld, %lld]",
-                   static_cast<long long>(in.rows),
-                   static_cast<long long>(in.cols));
-  if (!uses_natoms || in.rows == 0) return AL_OK;
-  if (in.natoms == nullptr)
-    return al_fail(AL_INVALID_ARGUMENT, "this loss needs natoms");
-  if (in.natoms_dtype != AL_INT32 && in.natoms_dtype != AL_INT64)
-    return al_fail(AL_INVALID_ARGUMENT, "natoms must be int32 or int64");
-  return AL_OK;
-}
 
 /** scale / *normalizer, or scale. */
 inline double factor_of(double scale, const double* normalizer) {

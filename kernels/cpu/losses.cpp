@@ -19,7 +19,7 @@ al_status al_loss_forward(al_device*, int32_t loss, int32_t dtype,
   const Input in = {dtype, pred, target, natoms, natoms_dtype, rows, cols};
   return al_guard([&]() -> al_status {
     const LossEntry& entry = loss_entry(loss);
-    if (al_status bad = check(in, entry.uses_natoms)) return bad;
+    check_arguments(entry, rows, cols, natoms, natoms_dtype);
     entry.kernels_for(dtype).forward(in, out);
     return AL_OK;
   });
@@ -33,7 +33,7 @@ al_status al_loss_backward(al_device*, int32_t loss, int32_t dtype,
   const Input in = {dtype, pred, target, natoms, natoms_dtype, rows, cols};
   return al_guard([&]() -> al_status {
     const LossEntry& entry = loss_entry(loss);
-    if (al_status bad = check(in, entry.uses_natoms)) return bad;
+    check_arguments(entry, rows, cols, natoms, natoms_dtype);
     entry.kernels_for(dtype).backward(in, grad_output, grad);
     return AL_OK;
   });

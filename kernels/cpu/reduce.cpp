@@ -8,15 +8,14 @@
 namespace atomloss {
 namespace {
 
-al_status make_plan(const al_loss_task& task, Plan& plan) {
+void make_plan(const al_loss_task& task, Plan& plan) {
   plan.task = &task;
   plan.in = {task.dtype,        task.pred, task.target, task.natoms,
              task.natoms_dtype, task.rows, task.cols};
   plan.factor = factor_of(task.scale, task.normalizer);
   const LossEntry& loss = loss_entry(task.loss);
-  if (al_status bad = check(plan.in, loss.uses_natoms)) return bad;
+  check_task(loss, task);
   loss.kernels_for(task.dtype).plan(plan);
-  return AL_OK;
 }
 
 /** The value of a task from its sum. */
@@ -41,7 +40,7 @@ al_status al_loss_reduce(al_device*, int32_t count, const al_loss_task* tasks,
     std::vector<Plan> plans(static_cast<size_t>(count));
     int64_t blocks = 0, elements = 0;
     for (int32_t i = 0; i < count; ++i) {
-      if (al_status bad = make_plan(tasks[i], plans[i])) return bad;
+      make_plan(tasks[i], plans[i]);
       plans[i].first_block = blocks;
       blocks += plans[i].blocks();
       elements += plans[i].in.elements();

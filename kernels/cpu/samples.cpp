@@ -20,15 +20,9 @@ int64_t count_entries(const al_loss_task& task, int64_t entries_per_row) {
 
 int64_t count_task(const al_loss_task& task) {
   const LossEntry& loss = loss_entry(task.loss);
-  const Input in = {task.dtype,        task.pred, task.target, task.natoms,
-                    task.natoms_dtype, task.rows, task.cols};
-  if (al_status bad = check(in, false)) throw al_error(bad);
+  check_task(loss, task);
   if (!(task.flags & AL_PER_STRUCTURE))
     return count_entries(task, loss.kind == AL_PER_ROW ? 1 : task.cols);
-  if (loss.uses_natoms)
-    throw al_error(al_fail(AL_INVALID_ARGUMENT,
-                           "%s reads natoms: it has no rows per structure",
-                           loss.name));
   return loss.kernels_for(task.dtype).weigh_structures(task);
 }
 
@@ -39,6 +33,7 @@ using namespace atomloss;
 
 al_status al_count_samples(al_device*, int32_t count, const al_loss_task* tasks,
                            int64_t* counts) {
+  if (count < 0) return al_fail(AL_INVALID_ARGUMENT, "%d tasks", count);
   return al_guard([&]() -> al_status {
     for (int32_t i = 0; i < count; ++i) counts[i] = count_task(tasks[i]);
     return AL_OK;

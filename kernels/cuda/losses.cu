@@ -16,24 +16,10 @@ const MultiReduce& current_multi_reduce() {
   return multi ? *multi : builtin_multi_reduce();
 }
 
-/** Rejects what a caller with checked shapes never passes. */
-void check_task(const al_loss_task& task, bool uses_natoms) {
-  if (task.rows < 0 || task.cols < 0)
-    throw al_error(al_fail(
-        AL_INVALID_ARGUMENT, "negative size: %lld rows, %lld cols",
-        static_cast<long long>(task.rows), static_cast<long long>(task.cols)));
-  if (!uses_natoms || task.rows == 0) return;
-  if (task.natoms == nullptr)
-    throw al_error(al_fail(AL_INVALID_ARGUMENT, "this loss needs natoms"));
-  if (task.natoms_dtype != AL_INT32 && task.natoms_dtype != AL_INT64)
-    throw al_error(
-        al_fail(AL_INVALID_ARGUMENT, "natoms must be int32 or int64"));
-}
-
 /** The entry of a task's loss; the task has been checked against it. */
 const LossEntry& checked_entry(const al_loss_task& task) {
   const LossEntry& entry = loss_entry(task.loss);
-  check_task(task, entry.uses_natoms);
+  check_task(entry, task);
   entry.kernels_for(task.dtype);
   return entry;
 }

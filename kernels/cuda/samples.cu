@@ -18,10 +18,6 @@ void launch_count(al_device* device, const al_loss_task& task,
 
 void launch_weigh(al_device* device, const al_loss_task& task,
                   const LossEntry& entry, unsigned long long* count) {
-  if (entry.uses_natoms)
-    throw al_error(al_fail(AL_INVALID_ARGUMENT,
-                           "%s reads natoms: it has no rows per structure",
-                           entry.name));
   const ScopedBlock scratch(
       device, (task.structures + 1) * static_cast<int64_t>(sizeof(int64_t)));
   auto* const offsets = static_cast<int64_t*>(scratch.memory());
@@ -37,6 +33,7 @@ using namespace atomloss;
 
 al_status al_count_samples(al_device* device, int32_t count,
                            const al_loss_task* tasks, int64_t* counts) {
+  if (count < 0) return al_fail(AL_INVALID_ARGUMENT, "%d tasks", count);
   return al_guard([&]() -> al_status {
     device->use();
     AL_CHECK(cudaMemsetAsync(counts, 0,
@@ -45,6 +42,7 @@ al_status al_count_samples(al_device* device, int32_t count,
     for (int32_t i = 0; i < count; ++i) {
       const al_loss_task& task = tasks[i];
       const LossEntry& entry = loss_entry(task.loss);
+      check_task(entry, task);
       auto* const to = reinterpret_cast<unsigned long long*>(&counts[i]);
       if (task.flags & AL_PER_STRUCTURE)
         launch_weigh(device, task, entry, to);

@@ -74,10 +74,36 @@ void test_refusals(al_device* device) {
   other.dtype = AL_BOOL;
   fails(al_count_samples(device, 1, &other, &count), AL_INVALID_ARGUMENT,
         "dtype 6", "the samples of bools");
-  other.dtype = AL_FLOAT32;
-  other.rows = -5;
-  fails(al_count_samples(device, 1, &other, &count), AL_INVALID_ARGUMENT,
-        "-5 rows", "-5 rows");
+  fails(al_count_samples(device, -2, &other, &count), AL_INVALID_ARGUMENT,
+        "-2 tasks", "-2 tasks");
+
+  RandomTask good({0, AL_FLOAT32, 4, 1}, random);
+  good.weigh_structures(random);
+  const auto refuses = [&](const char* needle, const char* what,
+                           void (*change)(al_loss_task&)) {
+    al_loss_task changed = good.task();
+    change(changed);
+    fails(al_count_samples(device, 1, &changed, &count), AL_INVALID_ARGUMENT,
+          needle, what);
+    fails(al_loss_reduce(device, 1, &changed, nullptr), AL_INVALID_ARGUMENT,
+          needle, what);
+  };
+  refuses("-5 rows", "-5 rows", [](al_loss_task& t) { t.rows = -5; });
+  refuses("-1 structures", "-1 structures",
+          [](al_loss_task& t) { t.structures = -1; });
+  refuses("needs natoms", "structures without natoms",
+          [](al_loss_task& t) { t.natoms = nullptr; });
+  refuses("int32 or int64", "natoms of floats",
+          [](al_loss_task& t) { t.natoms_dtype = AL_FLOAT32; });
+  refuses("needs row_weights", "no place for the weights",
+          [](al_loss_task& t) { t.row_weights = nullptr; });
+  refuses("AL_MASK_PER_ROW", "entries of a mask where there is one per row",
+          [](al_loss_task& t) {
+            static const uint8_t on[4] = {1, 1, 1, 1};
+            t.loss = 3;
+            t.mask = on;
+            t.flags = 0;
+          });
 }
 
 }  // namespace
