@@ -134,11 +134,16 @@ export class Rendezvous {
   ): Promise<Bytes[]> {
     const values: Bytes[] = [];
     const missing: number[] = [];
-    for (let rank = 0; rank < this.#place.worldSize; rank++) {
+    const keys = Array.from(
+      { length: this.#place.worldSize },
+      (_, rank) => `${name}/${rank}`,
+    );
+    for (let rank = 0; rank < keys.length;) {
       // Once the deadline has passed, this only looks.
-      const value = await this.#client.get(`${name}/${rank}`, deadline);
-      if (value === undefined) missing.push(rank);
-      else values.push(value);
+      const some = await this.#client.get(keys.slice(rank), deadline);
+      if (some.length === 0) missing.push(rank);
+      values.push(...some);
+      rank += some.length || 1;
     }
     if (missing.length > 0) {
       throw new RendezvousError(

@@ -5,11 +5,14 @@ import { closeQuietly, FrameConnection } from "./frames.ts";
 /** What a replica asks. Values are base64. */
 export type Request =
   | { op: "set"; key: string; value: string }
-  | { op: "get"; key: string; wait: number };
+  | { op: "get"; keys: readonly string[]; wait: number };
 
-/** What the store answers: the key's value, if it has one, or why it closes. */
+/**
+ * What the store answers: the values of the first keys, as many as are set and
+ * fit into an answer, or why it closes.
+ */
 export interface Reply {
-  readonly value?: string;
+  readonly values?: readonly string[];
   readonly closed?: string;
 }
 
@@ -22,6 +25,9 @@ const LONGEST_WAIT = 60_000;
 
 /** Time that an attempt to connect has even at the deadline, in ms. */
 const SHORTEST_ATTEMPT = 100;
+
+/** Most keys of one request. */
+const MOST_KEYS = 1000;
 
 /** How much longer than it asked to wait an answer may take, in ms. */
 const ANSWER_TIME = 10_000;
@@ -116,7 +122,7 @@ export class StoreClient {
         deadline,
       );
       // The store shows that it knows the secret by answering.
-      await client.#request({ op: "get", key: "", wait: 0 });
+      await client.#request({ op: "get", keys: [""], wait: 0 });
       return client;
     } catch {
       closeQuietly(conn);
@@ -164,22 +170,33 @@ export class StoreClient {
    * @returns The value that the key has now: another one if it was set before.
    */
   async set(key: string, value: Bytes): Promise<Bytes> {
-    const reply = await this.#ask({ op: "set", key, value: value.toBase64() });
-    return Uint8Array.fromBase64(reply.value ?? "");
+    const { values = [""] } = await this.#ask({
+      op: "set",
+      key,
+      value: value.toBase64(),
+    });
+    return Uint8Array.fromBase64(values[0]!);
   }
 
   /**
-   * The value of a key, waiting for it until the deadline (by performance.now()).
+   * The values of keys, waiting for the first until the deadline (by
+   * performance.now()). Those of many replicas are few requests.
    *
-   * @returns undefined if nobody has set it until then.
+   * @returns The values of the first keys that are set: at least one, unless
+   * nobody has set the first key until then.
    */
-  async get(key: string, deadline: number): Promise<Bytes | undefined> {
+  async get(keys: readonly string[], deadline: number): Promise<Bytes[]> {
     for (;;) {
       const left = Math.max(0, deadline - performance.now());
       const wait = Math.min(left, LONGEST_WAIT);
-      const { value } = await this.#ask({ op: "get", key, wait }, deadline);
-      if (value !== undefined) return Uint8Array.fromBase64(value);
-      if (left <= LONGEST_WAIT) return undefined;
+      const { values = [] } = await this.#ask({
+        op: "get",
+        keys: keys.slice(0, MOST_KEYS),
+        wait,
+      }, deadline);
+      if (values.length > 0 || left <= LONGEST_WAIT) {
+        return values.map((value) => Uint8Array.fromBase64(value));
+      }
     }
   }
 

@@ -1,6 +1,11 @@
 /** The key-value store that rank 0 serves while the replicas find each other. */
 import { RendezvousError } from "../errors.ts";
-import { closeQuietly, FrameConnection, ProtocolError } from "./frames.ts";
+import {
+  closeQuietly,
+  FrameConnection,
+  MAX_PAYLOAD,
+  ProtocolError,
+} from "./frames.ts";
 import type { Reply, Request } from "./store_client.ts";
 
 /** Connections that may be open at once before they have shown the secret. */
@@ -17,12 +22,13 @@ const MAX_STORED = 256 << 20;
 
 /** A request as it was received. Who sends it knows the secret, but may be of another version. */
 function parseRequest(payload: Uint8Array): Request {
-  const { op, key, value, wait } = JSON.parse(
+  const { op, key, keys, value, wait } = JSON.parse(
     new TextDecoder().decode(payload),
   );
-  if (typeof key === "string") {
-    if (op === "set" && typeof value === "string") return { op, key, value };
-    if (op === "get" && Number.isFinite(wait)) return { op, key, wait };
+  const isText = (text: unknown): boolean => typeof text === "string";
+  if (op === "set" && isText(key) && isText(value)) return { op, key, value };
+  if (op === "get" && Array.isArray(keys) && keys.every(isText)) {
+    if (keys.length > 0 && Number.isFinite(wait)) return { op, keys, wait };
   }
   throw new ProtocolError("a request is malformed");
 }
@@ -155,24 +161,41 @@ export class StoreServer {
 
   async #answer(request: Request): Promise<Reply> {
     if (request.op === "set") return this.#set(request.key, request.value);
-    if (!this.#values.has(request.key) && request.wait > 0) {
-      await this.#wait(request.key, request.wait);
+    const { keys, wait } = request;
+    if (!this.#values.has(keys[0]!) && wait > 0) {
+      await this.#wait(keys[0]!, wait);
     }
-    const value = this.#values.get(request.key);
-    if (value !== undefined) return { value };
-    return this.#failure === undefined ? {} : { closed: this.#failure };
+    const values = this.#get(keys);
+    return values.length > 0 || this.#failure === undefined
+      ? { values }
+      : { closed: this.#failure };
+  }
+
+  /** The values of the first keys, as many as are set and fit into an answer. */
+  #get(keys: readonly string[]): string[] {
+    const values: string[] = [];
+    let characters = 0;
+    for (const key of keys) {
+      const value = this.#values.get(key);
+      if (value === undefined) break;
+      characters += value.length + '"",'.length;
+      // One always fits: it came in a request.
+      if (values.length > 0 && characters > MAX_PAYLOAD / 2) break;
+      values.push(value);
+    }
+    return values;
   }
 
   /** Sets a key, or answers with the value that it has already. */
   #set(key: string, value: string): Reply {
     const before = this.#values.get(key);
-    if (before !== undefined) return { value: before };
+    if (before !== undefined) return { values: [before] };
     const stored = this.#stored + key.length + value.length;
     if (stored > MAX_STORED) throw new ProtocolError("the store is full");
     this.#stored = stored;
     this.#values.set(key, value);
     for (const wake of this.#waiting.get(key) ?? []) wake();
-    return { value };
+    return { values: [value] };
   }
 
   /** Resolves when the key is set, after ms, or when the store closes. */

@@ -54,13 +54,17 @@ Deno.test("a store keeps the first value of a key and wakes those who wait for i
   withStore(async (server) => {
     const a = await connect(server);
     const b = await connect(server);
-    const waiting = b.get("key", soon());
+    const waiting = b.get(["key"], soon());
     assertEquals(await a.set("key", bytes("one")), bytes("one"));
-    assertEquals(await waiting, bytes("one"));
+    assertEquals(await waiting, [bytes("one")]);
     assertEquals(await b.set("key", bytes("two")), bytes("one"));
-    assertEquals(await a.get("other", soon(50)), undefined);
+    assertEquals(await a.get(["other"], soon(50)), []);
     assertEquals(await a.set("empty", bytes("")), bytes(""));
-    assertEquals(await b.get("empty", soon()), bytes(""));
+    assertEquals(await b.get(["empty"], soon()), [bytes("")]);
+    assertEquals(await b.get(["key", "empty", "other", "key"], soon()), [
+      bytes("one"),
+      bytes(""),
+    ]);
     a.close();
     b.close();
   }));
@@ -75,7 +79,7 @@ Deno.test("a client with another secret gets nothing, and the reason without the
       "ATOMLOSS_SECRET",
     );
     assert(!error.message.includes("wrong") && !error.message.includes(SECRET));
-    assertEquals(await good.get("key", soon()), bytes("value"));
+    assertEquals(await good.get(["key"], soon()), [bytes("value")]);
     good.close();
   }));
 
@@ -112,7 +116,7 @@ Deno.test("garbage, oversized, half and silent connections are dropped, and the 
     }
     await good.set("key", bytes("still there"));
     const late = await connect(server);
-    assertEquals(await late.get("key", soon()), bytes("still there"));
+    assertEquals(await late.get(["key"], soon()), [bytes("still there")]);
     late.close();
     good.close();
   }));
@@ -140,7 +144,7 @@ Deno.test("a thousand silent connections do not keep a replica out", () =>
     }
     const good = await connect(server, SECRET, soon(20_000));
     await good.set("key", bytes("value"));
-    assertEquals(await good.get("key", soon()), bytes("value"));
+    assertEquals(await good.get(["key"], soon()), [bytes("value")]);
     good.close();
     for (const conn of silent) conn.close();
   }));
@@ -245,6 +249,21 @@ Deno.test("replicas exchange values in rank order, also without a secret on loop
     }));
     assertEquals(gathered, new Array(3).fill(["of 0", "of 1", "of 2"]));
   }
+});
+
+Deno.test("the blobs of many replicas, several frames of them, arrive in rank order", async () => {
+  const port = freePort();
+  const worldSize = 60;
+  // 60 blobs of 30 kB are 2.4 MB in base64; a frame has at most 1 MiB.
+  const blob = (rank: number): Uint8Array<ArrayBuffer> =>
+    new Uint8Array(30_000).fill(rank);
+  await Promise.all(Array.from({ length: worldSize }, async (_, rank) => {
+    const rendezvous = await join(rank, worldSize, port);
+    const values = await rendezvous.allGather("blob", blob(rank));
+    await rendezvous.leave();
+    assertEquals(values.length, worldSize);
+    values.forEach((value, i) => assertEquals(value, blob(i)));
+  }));
 });
 
 Deno.test("replicas that wait in vain say which ranks are missing", async () => {
@@ -373,7 +392,7 @@ Deno.test("every reply that is under way is sent before a store closes", async (
     await Promise.all(
       clients.keys().map(async (k) => {
         const watcher = await connect(server);
-        await watcher.get(`key ${k}`, soon());
+        await watcher.get([`key ${k}`], soon());
         watcher.close();
       }),
     );
@@ -406,7 +425,10 @@ Deno.test("a malformed request ends the connection that sent it, although it is 
       "[]",
       '{"op":"set","key":{},"value":"x"}',
       '{"op":"set","key":"k"}',
-      '{"op":"get","key":"k","wait":"long"}',
+      '{"op":"get","keys":["k"],"wait":"long"}',
+      '{"op":"get","keys":[],"wait":0}',
+      '{"op":"get","keys":["k",1],"wait":0}',
+      '{"op":"get","keys":"k","wait":0}',
       '{"op":"delete","key":"k"}',
     ];
     for (const request of requests) {
