@@ -24,7 +24,7 @@ abs(d) < delta ? T(0.5) * d * d : delta * (abs(d) - T(0.5) * delta)
     [[maybe_unused]] const T delta = T(1.0);
     return static_cast<T>(
 #line 1 "huber.grad"
-max(-delta, min(d, delta))
+max(min(d, delta), -delta)
 #line 29 "defined_losses.h"
     );
   }
@@ -52,7 +52,7 @@ abs(d) < beta ? T(0.5) * d * d / beta : abs(d) - T(0.5) * beta
     [[maybe_unused]] const T beta = T(1.0);
     return static_cast<T>(
 #line 1 "smooth_l1.grad"
-max(T(-1), min(d / beta, T(1)))
+max(min(d / beta, T(1)), T(-1))
 #line 57 "defined_losses.h"
     );
   }

@@ -18,7 +18,8 @@ import type { LossDefinition } from "./define_loss.ts";
  */
 export const huber: LossDefinition = {
   value: "abs(d) < delta ? T(0.5) * d * d : delta * (abs(d) - T(0.5) * delta)",
-  grad: "max(-delta, min(d, delta))",
+  // In this order of arguments NaN stays NaN, as in torch.
+  grad: "max(min(d, delta), -delta)",
   parameters: { delta: 1 },
 };
 
@@ -30,7 +31,7 @@ export const huber: LossDefinition = {
  */
 export const smoothL1: LossDefinition = {
   value: "abs(d) < beta ? T(0.5) * d * d / beta : abs(d) - T(0.5) * beta",
-  grad: "max(T(-1), min(d / beta, T(1)))",
+  grad: "max(min(d / beta, T(1)), T(-1))",
   parameters: { beta: 1 },
 };
 

@@ -58,6 +58,23 @@ testOnDevices(
         assertAlmostEquals(value, values[i]!, 1e-14);
       }
     }
+    // Gradients, of which that of a NaN is NaN.
+    using odd = device.tensor(Float64Array.of(-3, 0.25, 2, NaN));
+    const slopes = {
+      huber: [3, -0.25, -2, NaN].map((x) => Math.max(-1, Math.min(x, 1))),
+      smooth_l1: [1, -0.25, -1, NaN],
+      log_cosh: [3, -0.25, -2, NaN].map(Math.tanh),
+    };
+    using origin = device.zeros([4], "float64");
+    for (const [name, values] of Object.entries(slopes)) {
+      const loss = new DDPLoss(name, "sum");
+      const { value, grad } = loss.valueAndGrad(origin, odd);
+      assertEquals(await value.toList(), [NaN]);
+      for (const [i, slope] of (await grad.toList()).entries()) {
+        if (Number.isNaN(values[i])) assertEquals(slope, NaN);
+        else assertAlmostEquals(slope, values[i]!, 1e-14);
+      }
+    }
     // Small and large errors in float32: neither cancels nor overflows.
     using small = device.tensor(new Float32Array([1e-4, -1e4]));
     using zero = device.zeros([2]);
