@@ -162,12 +162,27 @@ async function compile(plan: Plan, cache: string, path: string): Promise<void> {
   }
 }
 
-/** What a process that was killed while it built has left: nobody else builds now. */
+/**
+ * What processes that were killed have left: nobody else builds now, and a loss
+ * is checked in seconds.
+ */
 async function removeLeftovers(cache: string): Promise<void> {
   for await (const { name, isDirectory } of Deno.readDir(cache)) {
-    if (isDirectory && name.startsWith("build-")) {
-      await Deno.remove(`${cache}/${name}`, { recursive: true });
-    }
+    const path = `${cache}/${name}`;
+    const isLeft = name.startsWith("build-") ||
+      name.startsWith("check-") && await hoursSince(path) > 1;
+    if (isDirectory && isLeft) await Deno.remove(path, { recursive: true });
+  }
+}
+
+/** Hours since a folder was changed; 0 if it is not there any more. */
+async function hoursSince(path: string): Promise<number> {
+  try {
+    const { mtime } = await Deno.stat(path);
+    return (Date.now() - (mtime ?? new Date()).getTime()) / 3.6e6;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return 0;
+    throw error;
   }
 }
 

@@ -135,9 +135,18 @@ Deno.test("buildLibrary() goes on where a process was killed that built", async 
     await killed.status;
     assertEquals(await building(), 1);
 
+    // A check of a loss that somebody does now, and one that was killed long ago.
+    await Deno.mkdir(`${cache}/check-now`);
+    await Deno.mkdir(`${cache}/check-old`);
+    const yesterday = Date.now() / 1e3 - 86_400;
+    await Deno.utime(`${cache}/check-old`, yesterday, yesterday);
+
     await Deno.remove(`${directory}/hang`);
     const { code, stderr } = await run(["ffi/build.ts", "cpu"], env);
     assertEquals(code, 0, stderr);
     assertEquals(await building(), 0);
+    const checks = Array.from(Deno.readDirSync(cache), ({ name }) => name)
+      .filter((name) => name.startsWith("check-"));
+    assertEquals(checks, ["check-now"]);
   });
 });
