@@ -113,7 +113,7 @@ Deno.test("buildLibrary() compiles once when replicas start together, and not ag
 
 Deno.test("buildLibrary() goes on where a process was killed that built", async () => {
   const script =
-    `if [ -e "$XDG_CACHE_HOME/hang" ]; then case "$*" in *-c*) sleep 60;; esac; fi\n` +
+    `if [ -e "$XDG_CACHE_HOME/hang" ]; then case "$*" in *" -c "*) sleep 60;; esac; fi\n` +
     `exec g++ "$@" -O0 -DATOMLOSS_TEST`;
   await withCompiler(script, async (directory, env) => {
     const cache = `${directory}/atomloss`;
