@@ -92,30 +92,41 @@ void read_natoms(const Input& in, int64_t element, int n, T* natoms) {
   }
 }
 
+/** Weights of `rows` rows from `row` on, of which a mask per entry knows none.
+ */
+template <class T>
+void read_row_weights(const Plan& plan, int64_t row, int rows, T* weights) {
+  const al_loss_task& task = *plan.task;
+  const T* given = static_cast<const T*>(task.row_weights);
+  for (int i = 0; i < rows; ++i) weights[i] = given ? given[row + i] : T(1);
+  if (!task.mask || !(task.flags & AL_MASK_PER_ROW)) return;
+  const uint8_t* mask = task.mask + row;
+  for (int i = 0; i < rows; ++i) weights[i] = mask[i] ? weights[i] : T(0);
+}
+
 /** Weights of n elements. */
 template <class T>
 void read_element_weights(const Plan& plan, int64_t element, int n,
                           T* weights) {
   const int64_t cols = plan.in.cols;
-  const bool per_row =
-      plan.task->flags & AL_MASK_PER_ROW || plan.task->row_weights;
-  if (!per_row) {
-    const uint8_t* mask = plan.task->mask + element;
-    for (int i = 0; i < n; ++i) weights[i] = mask[i] ? T(1) : T(0);
-    return;
+  const int64_t first = element / cols;
+  const int rows = static_cast<int>((element + n - 1) / cols - first) + 1;
+  alignas(64) T of_rows[kTile];
+  read_row_weights(plan, first, rows, of_rows);
+  if (cols == 3) {  // forces: tiles hold whole rows
+    for (int i = 0; i < rows; ++i)
+      weights[3 * i] = weights[3 * i + 1] = weights[3 * i + 2] = of_rows[i];
+  } else {
+    int64_t i = 0, col = element % cols;
+    for (int row = 0; row < rows; ++row, col = 0) {
+      const int64_t some = std::min(cols - col, n - i);
+      std::fill_n(weights + i, some, of_rows[row]);
+      i += some;
+    }
   }
-  int64_t row = element / cols, col = element % cols;
-  for (int i = 0; i < n; ++i) {
-    weights[i] = plan.element_weight<T>(element + i, row);
-    if (++col == cols) col = 0, ++row;
-  }
-}
-
-/** Weights of the rows of three in n elements. */
-template <class T>
-void read_row_weights(const Plan& plan, int64_t element, int n, T* weights) {
-  for (int i = 0; i < n / 3; ++i)
-    weights[i] = plan.row_weight<T>(element / 3 + i);
+  if (!plan.task->mask || plan.task->flags & AL_MASK_PER_ROW) return;
+  const uint8_t* mask = plan.task->mask + element;
+  for (int i = 0; i < n; ++i) weights[i] = mask[i] ? weights[i] : T(0);
 }
 
 /**
@@ -174,10 +185,13 @@ AL_HD void force_tile(const T* pred, const T* target, const T* weights,
   if (!kGrad) return;
 #pragma omp simd
   for (int row = 0; row < rows; ++row) {
+    // Products first: with them under the condition this would be a branch.
+    const T x = slope[row] * d[3 * row], y = slope[row] * d[3 * row + 1],
+            z = slope[row] * d[3 * row + 2];
     const bool on = !kWeighted || weights[row] != T(0);
-    grad[3 * row] = on ? slope[row] * d[3 * row] : T(0);
-    grad[3 * row + 1] = on ? slope[row] * d[3 * row + 1] : T(0);
-    grad[3 * row + 2] = on ? slope[row] * d[3 * row + 2] : T(0);
+    grad[3 * row] = on ? x : T(0);
+    grad[3 * row + 1] = on ? y : T(0);
+    grad[3 * row + 2] = on ? z : T(0);
   }
 }
 
@@ -214,7 +228,7 @@ Partial run_tiles(const Plan& plan, int64_t begin, int64_t end) {
     const T* p = read_tile(pred + at, n, p_buffer);
     const T* t = read_tile(target + at, n, t_buffer);
     if constexpr (Loss::kind == AL_PER_ROW) {
-      if (kWeighted) read_row_weights(plan, at, n, weights);
+      if (kWeighted) read_row_weights(plan, at / 3, n / 3, weights);
       force_tile<Loss, kGrad, kWeighted>(p, t, weights, n / 3, factor, lanes,
                                          g);
     } else {
