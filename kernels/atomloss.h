@@ -251,7 +251,8 @@ typedef struct {
  * counts[i] (device memory) = the samples of task i: the entries of its
  * unreduced loss that its mask leaves. With AL_PER_STRUCTURE it writes
  * row_weights, 1 / (rows of the structure that the mask leaves, or all of them
- * if it leaves none), and counts the structures whose weighted loss is not 0.
+ * if it leaves none), and counts the structures with an entry left whose loss
+ * is not 0.
  * Where natoms does not add up to rows, rows left over weigh 0.
  */
 al_status al_count_samples(al_device* device, int32_t count,

@@ -3,75 +3,93 @@
 #define ATOMLOSS_CPU_SAMPLES_KERNELS_H
 
 #include <algorithm>
+#include <atomic>
+#include <vector>
 
 #include "cpu/loss_input.h"
+#include "cpu/parallel.h"
 
 namespace atomloss {
 
-/** Whether the mask leaves an entry of row `row`. */
-inline bool is_free(const al_loss_task& task, int64_t row,
-                    int64_t entries_per_row) {
-  if (task.mask == nullptr) return true;
-  if (task.flags & AL_MASK_PER_ROW) return task.mask[row] != 0;
-  const uint8_t* mask = task.mask + row * entries_per_row;
-  return std::any_of(mask, mask + entries_per_row,
-                     [](uint8_t entry) { return entry != 0; });
+/** Structures that a thread takes at a time. */
+constexpr int64_t kStructures = 16;
+
+/** Rows in [first, end) of which the mask leaves an entry. */
+inline int64_t count_free_rows(const al_loss_task& task, bool per_row,
+                               int64_t first, int64_t end) {
+  if (task.mask == nullptr) return end - first;
+  int64_t on = 0;
+  if (per_row) {
+    for (int64_t row = first; row < end; ++row) on += task.mask[row] != 0;
+    return on;
+  }
+  for (int64_t row = first; row < end; ++row) {
+    const uint8_t* mask = task.mask + row * task.cols;
+    on += std::any_of(mask, mask + task.cols,
+                      [](uint8_t entry) { return entry != 0; });
+  }
+  return on;
 }
 
-/** The loss of a row, of the entries that its mask leaves. */
+/** Whether an entry of a row that the mask leaves has a loss that is not 0. */
 template <class Loss, class S>
-double row_loss(const al_loss_task& task, int64_t row) {
+bool row_loses(const al_loss_task& task, bool per_row, int64_t row) {
   using T = compute_t<S>;
   constexpr T kLargest = Dtype<S>::largest;
-  const S* pred = static_cast<const S*>(task.pred) + row * task.cols;
-  const S* target = static_cast<const S*>(task.target) + row * task.cols;
-  const bool per_row = task.flags & AL_MASK_PER_ROW;
-  double sum = 0;
+  if (task.mask && per_row && !task.mask[row]) return false;
   T squares = 0;
-  for (int64_t j = 0; j < task.cols; ++j) {
-    const T p = nan_to_num(load(pred[j]), kLargest);
-    T t = load(target[j]);
+  for (int64_t i = row * task.cols; i < (row + 1) * task.cols; ++i) {
+    if (task.mask && !per_row && !task.mask[i]) continue;
+    const T p = nan_to_num(load(static_cast<const S*>(task.pred)[i]), kLargest);
+    T t = load(static_cast<const S*>(task.target)[i]);
     if (task.flags & AL_ZERO_NONFINITE && !is_finite(t, kLargest)) t = 0;
     if constexpr (Loss::kind == AL_PER_ROW) {
       squares += (p - t) * (p - t);
-    } else {
-      const bool on =
-          !task.mask || per_row || task.mask[row * task.cols + j] != 0;
-      if (on) sum += static_cast<double>(Loss::value(p, t, T(1)));
+    } else if (Loss::value(p, t, T(1)) != T(0)) {
+      return true;
     }
   }
   if constexpr (Loss::kind == AL_PER_ROW)
-    sum = static_cast<double>(Loss::value(squares));
-  return sum;
+    return Loss::value(squares) != T(0);
+  else
+    return false;
 }
 
-/** Weighs the rows; counts the structures whose loss is not 0. */
+/** First row of each structure, and where the last ends, whatever natoms holds.
+ */
+inline std::vector<int64_t> structure_offsets(const al_loss_task& task) {
+  const Input in = {task.dtype,        task.pred, task.target, task.natoms,
+                    task.natoms_dtype, task.rows, task.cols};
+  std::vector<int64_t> offsets(static_cast<size_t>(task.structures) + 1);
+  for (int64_t i = 0; i < task.structures; ++i)
+    offsets[i + 1] = offsets[i] + std::clamp<int64_t>(in.natoms_at(i), 0,
+                                                      task.rows - offsets[i]);
+  return offsets;
+}
+
+/** Weighs the rows; counts the structures with a loss that is not 0. */
 template <class Loss, class S>
 int64_t weigh_structures(const al_loss_task& task) {
   using T = compute_t<S>;
-  const Input in = {task.dtype,        task.pred, task.target, task.natoms,
-                    task.natoms_dtype, task.rows, task.cols};
-  const int64_t entries_per_row = Loss::kind == AL_PER_ROW ? 1 : task.cols;
-  T* weights = static_cast<T*>(task.row_weights);
-  int64_t row = 0, samples = 0;
-  for (int64_t i = 0; i < task.structures; ++i) {
-    const int64_t atoms =
-        std::clamp<int64_t>(in.natoms_at(i), 0, task.rows - row);
-    const int64_t end = row + atoms;
-    int64_t free_rows = 0;
-    double loss = 0;
-    for (int64_t j = row; j < end; ++j) {
-      if (!is_free(task, j, entries_per_row)) continue;
-      ++free_rows;
-      loss += row_loss<Loss, S>(task, j);
-    }
-    const int64_t divisor = free_rows > 0 ? free_rows : atoms;
+  T* const weights = static_cast<T*>(task.row_weights);
+  const std::vector<int64_t> offsets = structure_offsets(task);
+  std::atomic<int64_t> samples{0};
+  const bool per_row = Loss::kind == AL_PER_ROW || task.flags & AL_MASK_PER_ROW;
+  const auto weigh = [&](int64_t structure) {
+    const int64_t first = offsets[structure], end = offsets[structure + 1];
+    const int64_t free_rows = count_free_rows(task, per_row, first, end);
+    const int64_t divisor = free_rows > 0 ? free_rows : end - first;
     const T weight = T(1) / static_cast<T>(std::max<int64_t>(divisor, 1));
-    std::fill(weights + row, weights + end, weight);
-    samples += loss != 0;
-    row = end;
-  }
-  std::fill(weights + row, weights + task.rows, T(0));
+    std::fill(weights + first, weights + end, weight);
+    int64_t row = first;
+    while (row < end && !row_loses<Loss, S>(task, per_row, row)) ++row;
+    samples += row < end;
+  };
+  for_blocks(task.structures, kStructures, task.rows,
+             [&](int64_t, int64_t begin, int64_t end) {
+               for (int64_t i = begin; i < end; ++i) weigh(i);
+             });
+  std::fill(weights + offsets.back(), weights + task.rows, T(0));
   return samples;
 }
 

@@ -81,29 +81,33 @@ __global__ __launch_bounds__(kThreads) void structure_offsets(
   if (threadIdx.x == 0) offsets[task.structures] = total;
 }
 
-/** Whether the mask leaves an entry of a row, and its loss. */
+/**
+ * Whether the mask leaves an entry of a row. loses becomes true if the loss of
+ * one is not 0; once it is, nothing but the mask is read.
+ */
 template <class Loss, class S>
 __device__ __forceinline__ bool free_row(const TaskView<S>& in, int64_t row,
-                                         double& loss) {
+                                         bool& loses) {
   using T = compute_t<S>;
   constexpr T kLargest = Dtype<S>::largest;
   const al_loss_task& task = in.task;
   const bool per_row = Loss::kind == AL_PER_ROW || task.flags & AL_MASK_PER_ROW;
   if (task.mask && per_row && !task.mask[row]) return false;
-  bool any = in.cols > 0 ? false : !task.mask;
+  bool any = per_row || !task.mask;
   T squares = 0;
   for (int64_t i = row * in.cols; i < (row + 1) * in.cols; ++i) {
     if (task.mask && !per_row && !task.mask[i]) continue;
     any = true;
+    if (loses) break;
     const T p = nan_to_num(load(in.pred[i]), kLargest);
     const T t = in.read_target(in.target[i]);
     if constexpr (Loss::kind == AL_PER_ROW)
       squares += (p - t) * (p - t);
     else
-      loss += static_cast<double>(Loss::value(p, t, T(1)));
+      loses = Loss::value(p, t, T(1)) != T(0);
   }
   if constexpr (Loss::kind == AL_PER_ROW)
-    loss += static_cast<double>(Loss::value(squares));
+    loses = loses || Loss::value(squares) != T(0);
   return any;
 }
 
@@ -125,19 +129,20 @@ __global__ __launch_bounds__(kThreads) void weigh_structures(
        structure += int64_t{gridDim.x} * kPerBlock) {
     const int64_t first = offsets[structure], end = offsets[structure + 1];
     long long free_rows = 0;
-    double loss = 0;
+    bool loses = false;
     for (int64_t row = first + lane; row < end; row += kLanes)
-      free_rows += free_row<Loss>(in, row, loss);
+      free_rows += free_row<Loss>(in, row, loses);
+    int any = loses;
 #pragma unroll
     for (int offset = kLanes / 2; offset > 0; offset /= 2) {
       free_rows += __shfl_xor_sync(kAll, free_rows, offset);
-      loss += __shfl_xor_sync(kAll, loss, offset);
+      any |= __shfl_xor_sync(kAll, any, offset);
     }
     const long long divisor = free_rows > 0 ? free_rows : end - first;
     const T weight = T(1) / static_cast<T>(divisor > 0 ? divisor : 1);
     for (int64_t row = first + lane; row < end; row += kLanes)
       weights[row] = weight;
-    if (lane == 0 && loss != 0) atomicAdd(count, 1ull);
+    if (lane == 0 && any) atomicAdd(count, 1ull);
   }
   for (int64_t row = offsets[task.structures] + int64_t{blockIdx.x} * kThreads +
                      threadIdx.x;
