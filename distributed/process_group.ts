@@ -89,9 +89,10 @@ async function connect(
       handle,
     ),
   );
+  const onGpu = device.type === "cuda";
   const native = new NativeHandle(library, handle[0]!, (group) => {
-    // A device that is gone has taken the group's streams with it.
-    if (nativeDevice.released) return;
+    // A GPU that is gone has taken the group's streams with it.
+    if (onGpu && nativeDevice.released) return;
     library.check(symbols.al_group_close(group.handle));
   });
   try {
@@ -121,6 +122,9 @@ async function connect(
 
 /** Groups that this process has made with others so far. */
 let groups = 0;
+
+/** Whether one is being made. */
+let isMeeting = false;
 
 let friend: (group: ProcessGroup) => NativeHandle | undefined;
 
@@ -157,6 +161,7 @@ export class ProcessGroup {
   /** undefined for a replica that is alone. */
   readonly #native: NativeHandle | undefined;
   #disposed = false;
+  #inBarrier = false;
 
   static {
     friend = (group) => group.#open();
@@ -187,6 +192,8 @@ export class ProcessGroup {
    * it is alone. Where other hosts can reach MASTER_ADDR, ATOMLOSS_SECRET must
    * be the same secret on all replicas.
    *
+   * @throws {ArgumentError} if the timeout is not a number of milliseconds, or
+   * another group is being made.
    * @throws {LaunchError} if the environment contradicts itself.
    * @throws {RendezvousError} if the replicas do not find each other in time;
    * says which are missing.
@@ -208,6 +215,25 @@ export class ProcessGroup {
     if (place.worldSize === 1) {
       return new ProcessGroup(place, device, undefined);
     }
+    if (isMeeting) {
+      throw new ArgumentError(
+        "ProcessGroup.init() is under way: await it before the next",
+      );
+    }
+    isMeeting = true;
+    try {
+      return await ProcessGroup.#meet(place, device, timeout, debug);
+    } finally {
+      isMeeting = false;
+    }
+  }
+
+  static async #meet(
+    place: Place,
+    device: Device,
+    timeout: number,
+    debug: boolean,
+  ): Promise<ProcessGroup> {
     const secret = Deno.env.get("ATOMLOSS_SECRET");
     // A replica that is ahead must not find the store of the group before.
     const job = `${place.job} ${groups}`;
@@ -239,6 +265,13 @@ export class ProcessGroup {
       throw new DisposedError("this ProcessGroup was disposed");
     }
     nativeOf(this.device); // throws if the device was disposed
+    // It waits on a thread of its own: another collective could overtake it, on
+    // one replica and not on the next.
+    if (this.#inBarrier) {
+      throw new ArgumentError(
+        "barrier() is under way: await it before the next collective",
+      );
+    }
     return this.#native;
   }
 
@@ -348,20 +381,28 @@ export class ProcessGroup {
   }
 
   /**
-   * Waits until every replica has come here and this device is idle.
+   * Waits until every replica has come here and this device is idle. To be
+   * awaited before the next collective.
    *
+   * @throws {ArgumentError} if a barrier is under way already, as every other
+   * collective does then.
    * @throws {CollectiveError} if a replica died, or did not come in time.
    */
   async barrier(): Promise<void> {
     const native = this.#open();
     if (native === undefined) return await this.device.synchronize();
-    native.library.check(
-      await onThread(
-        native,
-        this.device,
-        () => native.library.symbols.al_barrier(native.handle),
-      ),
-    );
+    this.#inBarrier = true;
+    try {
+      native.library.check(
+        await onThread(
+          native,
+          this.device,
+          () => native.library.symbols.al_barrier(native.handle),
+        ),
+      );
+    } finally {
+      this.#inBarrier = false;
+    }
   }
 
   /** Ends the connections to the other replicas. Safe to call again. */

@@ -72,8 +72,8 @@ export class Library {
   readonly backend: Backend;
   readonly path: string;
   readonly symbols: Symbols;
-  /** How many of the losses that users have defined it has. */
-  #defined = 0;
+  /** Those of the losses that users have defined that it has. */
+  readonly #defined = new Set<LossSource>();
 
   private constructor(backend: Backend, path: string, opened: Symbols) {
     this.backend = backend;
@@ -118,22 +118,28 @@ export class Library {
 
   /** Adds a loss to every library: now to those that are loaded, later to the others. */
   static async defineLoss(loss: LossSource): Promise<void> {
-    const before = Library.#losses;
-    Library.#losses = [...before, loss];
+    Library.#losses = [...Library.#losses, loss];
     try {
-      for (const library of [...Library.#open.values()]) {
-        await (await library).#compileDefined();
+      for (const opening of [...Library.#open.values()]) {
+        // One that cannot be loaded is the business of who opens it.
+        const library = await opening.catch(() => undefined);
+        if (library !== undefined) await library.#compileDefined();
       }
     } catch (error) {
-      Library.#losses = before;
+      Library.#losses = Library.#losses.filter((other) => other !== loss);
       throw error;
     }
   }
 
   async #compileDefined(): Promise<void> {
-    // Others may be defined while one is compiled.
-    while (this.#defined < Library.#losses.length) {
-      const losses = Library.#losses.slice(0, this.#defined + 1);
+    // Others may be defined, or taken back, while one is compiled.
+    for (;;) {
+      const next = Library.#losses.find((loss) => !this.#defined.has(loss));
+      if (next === undefined) return;
+      // One that failed elsewhere may be here from before, and come again.
+      const others = [...this.#defined]
+        .filter(({ name }) => name !== next.name);
+      const losses = [...others, next];
       const path = await buildUserLoss(this.backend, losses, {
         path: this.path,
         sources: this.#text(this.symbols.al_sources),
@@ -141,7 +147,7 @@ export class Library {
       // Never closed: its kernels are in use from now on.
       const plugin = open(path, REGISTER);
       this.check(plugin.symbols.al_register_losses());
-      this.#defined++;
+      this.#defined.add(next);
     }
   }
 

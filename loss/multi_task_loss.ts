@@ -116,8 +116,9 @@ export class MultiTaskLoss<Name extends string> {
    * wait for it.
    *
    * @param inputs Input, target, natoms and mask of each task that this replica has.
-   * @param options `out`: what a former call returned, to be written again.
-   * `normalizer`: the samples of the whole step.
+   * @param options `out`: what a former call returned, to be written again; of
+   * gradients that it has nothing is written. `normalizer`: the samples of the
+   * whole step.
    * @throws {ArgumentError} if a task is unknown, or all are absent without a group.
    * @throws {ShapeError} if shapes differ (there is no broadcasting) or a loss does not take them.
    * @throws {DTypeError} if dtypes differ or do not fit.
@@ -132,7 +133,7 @@ export class MultiTaskLoss<Name extends string> {
     const list = this.#list(inputs);
     const device = this.#tasks.device(list);
     const { out, normalizer } = options;
-    const result = this.#result(device, out, {});
+    const result = this.#result(device, out);
     this.#tasks.reduce(
       device,
       list,
@@ -149,7 +150,8 @@ export class MultiTaskLoss<Name extends string> {
    * on the device; does not wait for it.
    *
    * @param inputs Input, target, natoms and mask of each task that this replica has.
-   * @param options As for `forward`.
+   * @param options As for `forward`. `out` gets the gradients of this call's
+   * tasks, and keeps the memory of the others' for a later call.
    * @throws What `forward` throws.
    */
   valueAndGrad(
@@ -159,21 +161,15 @@ export class MultiTaskLoss<Name extends string> {
     const list = this.#list(inputs);
     const device = this.#tasks.device(list);
     const { out, normalizer } = options;
-    const byName: { [name in Name]?: Tensor } = {};
+    const result = this.#result(device, out);
     const grads = list.map((task, i) => {
       if (task === undefined) return undefined;
-      const name = this.names[i]!;
       const { input, target } = task;
-      const given = out?.grads[name];
-      return byName[name] = outputTensor(
-        device,
-        input.shape,
-        input.dtype,
-        given,
-        [input, target],
-      );
+      return outputTensor(device, input.shape, input.dtype, result.kept[i], [
+        input,
+        target,
+      ]);
     });
-    const result = this.#result(device, out, byName);
     this.#tasks.reduce(
       device,
       list,
@@ -182,6 +178,7 @@ export class MultiTaskLoss<Name extends string> {
       grads,
       result.total,
     );
+    result.setGrads(grads);
     return result;
   }
 
@@ -220,29 +217,21 @@ export class MultiTaskLoss<Name extends string> {
     return this.names.map((name) => inputs[name]);
   }
 
-  /** Where to write: what a former call returned, if its gradients are these, or new tensors. */
+  /** Where to write: what a former call returned, or something new. */
   #result(
     device: Device,
     out: MultiTaskValues<Name> | undefined,
-    grads: { readonly [name in Name]?: Tensor },
   ): MultiTaskResult<Name> {
-    if (out !== undefined) {
-      if (!(out instanceof MultiTaskResult && out.owner === this)) {
-        throw new ArgumentError(
-          "out must be what a former call of this MultiTaskLoss returned",
-        );
-      }
-      checkOnDevice(out.total, device);
-      const same = this.names.every((name) => out.grads[name] === grads[name]);
-      if (same) return out;
+    if (out === undefined) {
+      return new MultiTaskResult(device, this.names, this.#listener, this);
     }
-    return new MultiTaskResult(
-      device,
-      this.names,
-      grads,
-      this.#listener,
-      this,
-    );
+    if (!(out instanceof MultiTaskResult && out.owner === this)) {
+      throw new ArgumentError(
+        "out must be what a former call of this MultiTaskLoss returned",
+      );
+    }
+    checkOnDevice(out.total, device);
+    return out;
   }
 }
 

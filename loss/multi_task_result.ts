@@ -38,21 +38,22 @@ export class MultiTaskResult<Name extends string>
   implements MultiTaskGrads<Name> {
   readonly total: Tensor;
   readonly values: { readonly [name in Name]: Tensor };
-  readonly grads: { readonly [name in Name]?: Tensor };
   /** The values in the order of the tasks. */
   readonly list: readonly Tensor[];
+  /** Gradients in that order: also those of former calls, to be written again. */
+  readonly kept: (Tensor | undefined)[];
   /** Who made it. */
   readonly owner: object;
   readonly #names: readonly Name[];
   readonly #listener: TaskListener;
   /** The total, then the values: al_loss_result each. */
   readonly #block: Tensor;
+  #grads: { readonly [name in Name]?: Tensor } = {};
 
-  /** Tensors for values that are not written yet. */
+  /** Tensors for values that are not written yet; no gradients. */
   constructor(
     device: Device,
     names: readonly Name[],
-    grads: { readonly [name in Name]?: Tensor },
     listener: TaskListener,
     owner: object,
   ) {
@@ -71,8 +72,24 @@ export class MultiTaskResult<Name extends string>
     ) as {
       readonly [name in Name]: Tensor;
     };
-    this.grads = grads;
+    this.kept = names.map(() => undefined);
     this.owner = owner;
+  }
+
+  get grads(): { readonly [name in Name]?: Tensor } {
+    return this.#grads;
+  }
+
+  /** The gradients that a call has written, in the order of the tasks. */
+  setGrads(grads: readonly (Tensor | undefined)[]): void {
+    const same = this.#names.every((name, i) => this.#grads[name] === grads[i]);
+    if (same) return;
+    const byName: { [name in Name]?: Tensor } = {};
+    this.#names.forEach((name, i) => {
+      const grad = grads[i];
+      if (grad !== undefined) byName[name] = this.kept[i] = grad;
+    });
+    this.#grads = byName;
   }
 
   async read(): Promise<MultiTaskNumbers<Name>> {
@@ -94,6 +111,6 @@ export class MultiTaskResult<Name extends string>
     this.total.dispose();
     for (const value of this.list) value.dispose();
     this.#block.dispose();
-    for (const name of this.#names) this.grads[name]?.dispose();
+    for (const grad of this.kept) grad?.dispose();
   }
 }

@@ -240,12 +240,23 @@ testOnDevices(
         values: { energy: 9, forces: 10 },
       });
       assertEquals(told, [[1, undefined], [1, "forces"]]);
-      // Without forces the result has no gradient of them.
-      using less = loss.valueAndGrad({ energy: inputs.energy }, { out });
-      assertEquals(Object.keys(less.grads), ["energy"]);
-      assertEquals((await less.read()).total, 9);
+      // Without forces the result has no gradient of them; then it is the same.
+      const { forces } = out.grads;
+      assert(loss.valueAndGrad({ energy: inputs.energy }, { out }) === out);
+      assertEquals(Object.keys(out.grads), ["energy"]);
+      assertEquals((await out.read()).total, 9);
+      assert(loss.valueAndGrad(inputs, { out }).grads.forces === forces);
       using values = loss.forward(inputs);
       assertEquals((await values.read()).total, 19);
+      // Values alone are written to it too.
+      loss.valueAndGrad({ energy: inputs.energy }, { out });
+      assert(loss.forward(inputs, { out }) === out);
+      assertEquals((await out.read()).total, 19);
+      assertThrows(
+        () => loss.valueAndGrad(inputs, { out: {} as typeof out }),
+        ArgumentError,
+        "out must be what a former call",
+      );
       const another = new MultiTaskLoss({ energy: { loss: "mse" } });
       assertThrows(
         () => another.forward({ energy: inputs.energy }, { out: values }),

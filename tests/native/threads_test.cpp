@@ -1,4 +1,5 @@
 /** Calls of several threads at once: a device each, and one that all share. */
+#include <atomic>
 #include <string>
 #include <thread>
 #include <vector>
@@ -14,11 +15,18 @@ namespace {
 
 constexpr int kThreads = 4;
 
+/** f on several threads, which begin together: the first would end before. */
 template <class F>
 void on_threads(F&& f) {
   std::vector<std::thread> threads;
   threads.reserve(kThreads);
-  for (int i = 0; i < kThreads; ++i) threads.emplace_back([&f, i] { f(i); });
+  std::atomic<int> ready{0};
+  for (int i = 0; i < kThreads; ++i)
+    threads.emplace_back([&f, &ready, i] {
+      ++ready;
+      while (ready < kThreads) std::this_thread::yield();
+      f(i);
+    });
   for (std::thread& thread : threads) thread.join();
 }
 
@@ -103,7 +111,7 @@ void test_messages() {
 
 /** Losses that are registered while others are looked up. */
 void test_registering() {
-  constexpr int kEach = 50;
+  constexpr int kEach = 100;
   static const atomloss::LossKernels none = {};
   static std::string names[kThreads][kEach]; /* an entry does not copy it */
   for (int thread = 0; thread < kThreads; ++thread)
