@@ -148,10 +148,20 @@ export class Rendezvous {
     if (missing.length > 0) {
       throw new RendezvousError(
         `rank ${this.#place.rank} of ${this.#place.worldSize} waited ${this.#timeout} ms for the others: ` +
-          `rank ${formatRanks(missing)} did not ${verb}`,
+          `rank ${formatRanks(missing)} did not ${verb}${this.#hint()}`,
       );
     }
     return values;
+  }
+
+  /** Why replicas of other hosts cannot come, if rank 0 knows. */
+  #hint(): string {
+    const { masterAddr } = this.#place;
+    const address = this.#server?.address ?? masterAddr;
+    // Debian calls a host 127.0.1.1 in its own /etc/hosts.
+    return isLoopback(address) && !isLoopback(masterAddr)
+      ? ` (MASTER_ADDR ${masterAddr} is ${address} on this host, which no other can reach: give its address in the network)`
+      : "";
   }
 
   /** Publishes a value and waits for those of all ranks, in rank order. */

@@ -40,7 +40,8 @@ function parseRequest(payload: Uint8Array): Request {
  * slow or repeated frame is dropped; the others are not disturbed.
  */
 export class StoreServer {
-  /** The port it listens on. */
+  /** The address and the port it listens on. */
+  readonly address: string;
   readonly port: number;
   readonly #listener: Deno.TcpListener;
   readonly #secret: string;
@@ -59,6 +60,7 @@ export class StoreServer {
   private constructor(listener: Deno.TcpListener, secret: string) {
     this.#listener = listener;
     this.#secret = secret;
+    this.address = listener.addr.hostname;
     this.port = listener.addr.port;
     this.#served = this.#accept();
   }

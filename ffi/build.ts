@@ -60,7 +60,18 @@ function cachePath(): string {
 /** The same; makes it if need be. */
 async function cacheDirectory(): Promise<string> {
   const path = cachePath();
-  await Deno.mkdir(path, { recursive: true });
+  try {
+    await Deno.mkdir(path, { recursive: true });
+  } catch (cause) {
+    // Without the permission Deno's own error says best what to do.
+    if (cause instanceof Deno.errors.NotCapable) throw cause;
+    throw new BuildError(
+      `there is no place to build the native library in: ${
+        (cause as Error).message
+      }: name another folder in XDG_CACHE_HOME, or a prebuilt library in ATOMLOSS_LIBRARY_CPU or ATOMLOSS_LIBRARY_CUDA`,
+      { cause },
+    );
+  }
   return path;
 }
 
@@ -78,6 +89,7 @@ async function exists(path: string): Promise<boolean> {
     return true;
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return false;
+    if (error instanceof Deno.errors.NotADirectory) return false;
     throw error;
   }
 }

@@ -52,7 +52,7 @@ abs(d) < beta ? T(0.5) * d * d / beta : abs(d) - T(0.5) * beta
     [[maybe_unused]] const T beta = T(1.0);
     return static_cast<T>(
 #line 1 "smooth_l1.grad"
-max(min(d / beta, T(1)), T(-1))
+d == T(0) ? T(0) : max(min(d / beta, T(1)), T(-1))
 #line 57 "defined_losses.h"
     );
   }

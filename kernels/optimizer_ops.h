@@ -17,7 +17,8 @@ namespace atomloss {
  */
 template <class T>
 struct Adam {
-  T beta1, beta2, eps, l2;
+  T beta2, eps, l2;
+  T rest1, rest2;     /* 1 - beta, subtracted in double as torch does */
   T keep;             /* 1 - lr * weight_decay if decoupled, otherwise 1 */
   T step_size;        /* lr / (1 - beta1^step) */
   T correction2_sqrt; /* sqrt(1 - beta2^step) */
@@ -26,10 +27,11 @@ struct Adam {
                       double eps, double weight_decay, bool decoupled) {
     const double correction1 = 1 - std::pow(beta1, static_cast<double>(step));
     const double correction2 = 1 - std::pow(beta2, static_cast<double>(step));
-    return {T(beta1),
-            T(beta2),
+    return {T(beta2),
             T(eps),
             T(decoupled ? 0 : weight_decay),
+            T(1 - beta1),
+            T(1 - beta2),
             T(decoupled ? 1 - lr * weight_decay : 1),
             T(lr / correction1),
             T(std::sqrt(correction2))};
@@ -38,8 +40,8 @@ struct Adam {
   AL_HD void update(T& param, T grad, T& exp_avg, T& exp_avg_sq) const {
     const T kept = param * keep;
     const T g = grad + l2 * kept;
-    exp_avg += (g - exp_avg) * (T(1) - beta1);
-    exp_avg_sq = beta2 * exp_avg_sq + (T(1) - beta2) * g * g;
+    exp_avg += (g - exp_avg) * rest1;
+    exp_avg_sq = beta2 * exp_avg_sq + rest2 * g * g;
     const T denominator = std::sqrt(exp_avg_sq) / correction2_sqrt + eps;
     param = kept - step_size * exp_avg / denominator;
   }

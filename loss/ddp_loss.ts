@@ -1,11 +1,12 @@
 /** A loss over all replicas, exact although they hold different numbers of atoms. */
-import { DeviceError } from "../errors.ts";
+import { DeviceError, DTypeError } from "../errors.ts";
 import type { ProcessGroup } from "../distributed/process_group.ts";
 import { nativeOf } from "../tensor/device.ts";
-import { dtypeCode } from "../tensor/dtype.ts";
+import { dtypeCode, isFloating } from "../tensor/dtype.ts";
 import { shapeSize } from "../tensor/shape.ts";
 import {
   checkTensor,
+  NONFINITE_OFFSET,
   type NonFiniteListener,
   onNonFinite,
   outputTensor,
@@ -35,10 +36,6 @@ import { TaskTable } from "./task_table.ts";
 
 /** How the entries of an unreduced loss become one number. */
 export type Reduction = "mean" | "sum";
-
-/** Bytes of the count of non-finite entries behind a value. */
-const COUNT_OFFSET = 8;
-const COUNT_BYTES = 8n;
 
 /**
  * A loss reduced over this replica and normalised over all of them, as
@@ -135,8 +132,14 @@ export class DDPLoss {
     options: ReduceOptions<Tensor> = {},
   ): Tensor {
     this.#checkInput(input, target);
-    const value = this.#outValue(input, options.out);
+    const value = resultTensor(
+      input.device,
+      valueDType(input.dtype),
+      options.out,
+      [input, target],
+    );
     this.#reduce(input, target, natoms, options.normalizer, value, null);
+    onNonFinite(value, this.#onNonFinite);
     return value;
   }
 
@@ -167,8 +170,14 @@ export class DDPLoss {
       out?.grad,
       [input, target],
     );
-    const value = this.#outValue(input, out?.value);
+    const value = resultTensor(
+      input.device,
+      valueDType(input.dtype),
+      out?.value,
+      [input, target, grad],
+    );
     this.#reduce(input, target, natoms, options.normalizer, value, grad);
+    onNonFinite(value, this.#onNonFinite);
     return valueAndGrad(value, grad);
   }
 
@@ -221,12 +230,6 @@ export class DDPLoss {
         `input is on ${input.device.name}, expected the device of the process group, ${group.device.name}`,
       );
     }
-  }
-
-  #outValue(input: Tensor, out: Tensor | undefined): Tensor {
-    const value = resultTensor(input.device, valueDType(input.dtype), out);
-    onNonFinite(value, this.#onNonFinite);
-    return value;
   }
 
   /** Value, and gradient if grad is not null, of arguments that fit together. */
@@ -291,9 +294,14 @@ export class DDPLoss {
     );
     using unreduced = this.lossFn.forward(finite, target, natoms);
     this.#sumInto(unreduced, factor, value);
-    const count = Deno.UnsafePointer.offset(value.pointer, COUNT_OFFSET);
+    const count = Deno.UnsafePointer.offset(value.pointer, NONFINITE_OFFSET);
     library.check(
-      symbols.al_copy(handle, count, nonfinite.pointer, COUNT_BYTES),
+      symbols.al_copy(
+        handle,
+        count,
+        nonfinite.pointer,
+        BigInt(nonfinite.byteLength),
+      ),
     );
     if (grad === null) return;
 
@@ -328,6 +336,11 @@ export class DDPLoss {
 
   #sumEntries(loss: Tensor, factor: Factor): Tensor {
     checkTensor(loss, "loss");
+    if (!isFloating(loss.dtype)) {
+      throw new DTypeError(
+        `loss has dtype ${loss.dtype}, expected a floating one`,
+      );
+    }
     const value = Tensor.empty(loss.device, [], valueDType(loss.dtype));
     this.#sumInto(loss, factor, value);
     return value;

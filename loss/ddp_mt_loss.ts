@@ -177,8 +177,9 @@ export class DDPMTLoss {
     grad: Tensor | undefined,
   ): Tensor {
     const device = this.#tasks.device(inputs);
-    const { input } = inputs[0]!;
-    const value = resultTensor(device, valueDType(input.dtype), out);
+    const { input, target } = inputs[0]!;
+    const others = grad === undefined ? [input, target] : [input, target, grad];
+    const value = resultTensor(device, valueDType(input.dtype), out, others);
     this.#tasks.reduce(device, inputs, normalizer, [value], [grad], null);
     onNonFinite(value, this.#onNonFinite);
     return value;

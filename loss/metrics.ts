@@ -11,7 +11,7 @@ import { type Device, nativeOf } from "../tensor/device.ts";
 import { dtypeCode } from "../tensor/dtype.ts";
 import { equalShapes, formatShape } from "../tensor/shape.ts";
 import { checkDevice, checkTensor, Tensor } from "../tensor/tensor.ts";
-import { checkPair } from "./native_loss.ts";
+import { checkNatoms, checkPair } from "./native_loss.ts";
 
 /** al_metrics_sums of kernels/atomloss.h: doubles in this order. */
 const SUMS = [
@@ -242,7 +242,7 @@ export class Metrics {
    */
   add({ natoms, energy, forces }: MetricsBatch): void {
     const sums = this.#open();
-    checkNatoms(sums, natoms);
+    checkColumnOfNatoms(sums, natoms);
     if (energy === undefined && forces === undefined) {
       throw new ArgumentError(
         "a batch has neither energy nor forces: expected one of them, or both",
@@ -356,14 +356,8 @@ function checkThreshold(value: number, name: string): number {
 }
 
 /** `like` is a tensor on the device that all must be on. */
-function checkNatoms(like: Tensor, natoms: Tensor): void {
-  checkTensor(natoms, "natoms");
-  checkDevice(like, natoms, "natoms");
-  if (natoms.dtype !== "int32" && natoms.dtype !== "int64") {
-    throw new DTypeError(
-      `natoms has dtype ${natoms.dtype}, expected int32 or int64`,
-    );
-  }
+function checkColumnOfNatoms(like: Tensor, natoms: Tensor): void {
+  checkNatoms(like, natoms);
   if (!isColumn(natoms, natoms.size)) {
     throw new ShapeError(
       `natoms has shape ${formatShape(natoms.shape)}, expected [B] or [B, 1]`,

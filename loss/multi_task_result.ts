@@ -1,6 +1,6 @@
 /** What a multi-task loss leaves: its values in one block, and the gradients. */
 import type { Device } from "../tensor/device.ts";
-import { onNonFinite, partOf, Tensor } from "../tensor/tensor.ts";
+import { onNonFinite, partOf, RESULT_BYTES, Tensor } from "../tensor/tensor.ts";
 
 /** The losses of the tasks, as numbers. */
 export interface MultiTaskNumbers<Name extends string> {
@@ -29,9 +29,6 @@ export interface MultiTaskGrads<Name extends string>
 
 /** Told of non-finite inputs of a task, or of all of them (undefined). */
 export type TaskListener = (count: number, task: string | undefined) => void;
-
-/** al_loss_result of kernels/atomloss.h. */
-const RESULT_BYTES = 16;
 
 /** The tensors of one call, or of several that write to the same. */
 export class MultiTaskResult<Name extends string>

@@ -1,9 +1,14 @@
 /** The losses of kernels/loss_ops.h: arguments checked here, computed there. */
-import { DTypeError, InternalError, ShapeError } from "../errors.ts";
+import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import type { Library } from "../ffi/library.ts";
 import { type Device, nativeOf } from "../tensor/device.ts";
 import { dtypeCode, isFloating } from "../tensor/dtype.ts";
-import { formatShape, type Shape, shapeSize } from "../tensor/shape.ts";
+import {
+  equalShapes,
+  formatShape,
+  type Shape,
+  shapeSize,
+} from "../tensor/shape.ts";
 import {
   checkDevice,
   checkLike,
@@ -77,8 +82,13 @@ export class NativeLoss implements Loss {
    * @param name Its name there.
    * @param kind Whether it has one value per element or one per row.
    * @param usesNatoms Whether it reads natoms.
+   * @throws {ArgumentError} if there is no such kind. Whether it is that of the
+   * library's loss shows when it is first used.
    */
   constructor(name: string, kind: "element" | "row", usesNatoms = false) {
+    if (kind !== "element" && kind !== "row") {
+      throw new ArgumentError(`kind is ${kind}, expected element or row`);
+    }
     this.name = name;
     this.#kind = kind;
     this.#usesNatoms = usesNatoms;
@@ -242,7 +252,7 @@ export class NativeLoss implements Loss {
       const name = new TextEncoder().encode(`${this.name}\0`);
       library.check(library.symbols.al_loss_find(name, loss, kind));
       if (kind[0] !== KINDS[this.#kind]) {
-        throw new InternalError(
+        throw new ArgumentError(
           `${this.name} is not a loss per ${this.#kind} in ${library.path}`,
         );
       }
@@ -261,7 +271,7 @@ function checkGradOutput(gradOutput: Tensor, pred: Tensor, shape: Shape): void {
       `gradOutput has dtype ${gradOutput.dtype}, expected ${pred.dtype}`,
     );
   }
-  if (formatShape(gradOutput.shape) !== formatShape(shape)) {
+  if (!equalShapes(gradOutput.shape, shape)) {
     throw new ShapeError(
       `gradOutput has shape ${formatShape(gradOutput.shape)}, expected ${
         formatShape(shape)

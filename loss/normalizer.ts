@@ -56,10 +56,9 @@ class DeviceTotals {
   }
 
   [Symbol.dispose](): void {
-    // Sums that nobody has used still have to be taken.
-    if (this.#tensor !== undefined || !this.#pending.closed) {
-      this.tensor.dispose();
-    }
+    // Sums that nobody has used still have to be taken, if they are there.
+    const isGone = this.#pending.closed || this.device.disposed;
+    if (this.#tensor !== undefined || !isGone) this.tensor.dispose();
   }
 }
 

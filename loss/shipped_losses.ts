@@ -31,7 +31,8 @@ export const huber: LossDefinition = {
  */
 export const smoothL1: LossDefinition = {
   value: "abs(d) < beta ? T(0.5) * d * d / beta : abs(d) - T(0.5) * beta",
-  grad: "max(min(d / beta, T(1)), T(-1))",
+  // 0 where d is, also where beta is: then it is the absolute error.
+  grad: "d == T(0) ? T(0) : max(min(d / beta, T(1)), T(-1))",
   parameters: { beta: 1 },
 };
 

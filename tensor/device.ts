@@ -150,12 +150,27 @@ export class Device {
     return new Device(backend, ordinal, native);
   }
 
-  /** How many devices of a type there are; 0 GPUs on a machine without a driver. */
+  /**
+   * How many devices of a type there are; 0 GPUs on a machine without a driver.
+   *
+   * @throws {ArgumentError} if there is no such type.
+   * @throws {BuildError} if the library of the type cannot be built or loaded,
+   * the one of "cuda" without the CUDA toolkit and NCCL. The first time it is
+   * compiled, as by `Device.open`.
+   */
   static async count(type: "cpu" | "cuda"): Promise<number> {
+    if (type !== "cpu" && type !== "cuda") {
+      throw new ArgumentError(`type is ${type}, expected cpu or cuda`);
+    }
     const library = await Library.get(type);
     const count = new Int32Array(1);
     library.check(library.symbols.al_device_count(count));
     return count[0]!;
+  }
+
+  /** Whether {@linkcode Device.dispose} was called. */
+  get disposed(): boolean {
+    return this.#native.closed;
   }
 
   /** Versions of the libraries that compute on this device (OpenBLAS; cuBLAS, NCCL, …). */

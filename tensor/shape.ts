@@ -11,6 +11,9 @@ export function formatShape(shape: Shape): string {
 
 /** Number of elements. Throws {@linkcode ShapeError} for a shape that cannot be. */
 export function shapeSize(shape: Shape): number {
+  if (!Array.isArray(shape)) {
+    throw new ShapeError(`shape is ${shape}, expected a list of lengths`);
+  }
   let size = 1;
   for (const length of shape) {
     if (!Number.isSafeInteger(length) || length < 0) {

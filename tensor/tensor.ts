@@ -38,12 +38,15 @@ interface Memory {
   readonly begin: bigint;
   /** Tensors that share it and are not disposed. */
   owners: number;
+  /**
+   * Kept alive as long. Not of the block, which is held until this is garbage:
+   * it may refer to the tensor itself.
+   */
+  readonly keep: object | undefined;
 }
 
 /** What memory of another library is held by. */
 interface Loan {
-  /** Kept alive as long as the memory. */
-  readonly keep?: object | undefined;
   /** Says to its owner that it is not used any more. */
   readonly giveBack?: (native: NativeHandle) => void;
 }
@@ -71,8 +74,8 @@ function free({ native, pointer, loan }: Block): void {
 const registry = new FinalizationRegistry<Block>(free);
 
 /** Memory that a first tensor owns. */
-function own(block: Block, begin: bigint): Memory {
-  const memory = { block, begin, owners: 1 };
+function own(block: Block, begin: bigint, keep?: object): Memory {
+  const memory = { block, begin, owners: 1, keep };
   registry.register(memory, block, memory);
   return memory;
 }
@@ -81,8 +84,8 @@ function own(block: Block, begin: bigint): Memory {
 const address = new BigUint64Array(1);
 
 /** Bytes of al_loss_result, and where its count of non-finite entries is. */
-const RESULT_BYTES = 16;
-const NONFINITE_OFFSET = 8;
+export const RESULT_BYTES = 16;
+export const NONFINITE_OFFSET = 8;
 
 /** Told how many entries of a loss's input were NaN or infinite, when its value is read. */
 export type NonFiniteListener = (count: number) => void;
@@ -185,7 +188,7 @@ export class Tensor {
     dtype: DType,
     { keep }: WrapOptions = {},
   ): Tensor {
-    return Tensor.#borrow(device, pointer, shape, dtype, { keep });
+    return Tensor.#borrow(device, pointer, shape, dtype, {}, keep);
   }
 
   /**
@@ -243,6 +246,7 @@ export class Tensor {
     shape: Shape,
     dtype: DType,
     loan: Loan,
+    keep?: object,
   ): Tensor {
     const native = nativeOf(device);
     const size = shapeSize(shape);
@@ -268,6 +272,7 @@ export class Tensor {
     const memory = own(
       { native, pointer: Deno.UnsafePointer.create(begin)!, loan },
       begin,
+      keep,
     );
     return new Tensor(
       device,
@@ -674,7 +679,8 @@ export function outputTensor(
 }
 
 /**
- * The scalar to write a reduced loss to: `out` if it fits, or a new one. The
+ * The scalar to write a reduced loss to: `out` if it fits and shares no memory
+ * with the others, which are read or written by the same call, or a new one. The
  * native library writes a whole al_loss_result there, which every block of ours
  * has room for and memory of another library may not.
  */
@@ -682,8 +688,11 @@ export function resultTensor(
   device: Device,
   dtype: DType,
   out: Tensor | undefined,
+  others: readonly Tensor[],
 ): Tensor {
-  const result = outputTensor(device, [], dtype, out, []);
+  // A scalar's memory can be a tensor's of one element, not a larger one's.
+  const small = others.filter(({ size }) => size === 1);
+  const result = outputTensor(device, [], dtype, out, small);
   if (friend.loan(result) !== undefined) {
     throw new ArgumentError(
       `out for the value of a loss is ${result} over memory of another ` +

@@ -120,33 +120,53 @@ struct al_group {
   std::unique_ptr<atomloss::RollCall> roll_call;
   atomloss::CallRecord* records = nullptr; /* [world_size + 1]: debug mode */
 
-  std::mutex mutex; /* guards all below; held while something is enqueued */
+  std::mutex calling;     /* one caller at a time; guards what follows */
+  int64_t calls = 0;      /* collectives so far */
+  std::deque<Slot> slots; /* as many as were ever taken at once */
+  int* token = nullptr;   /* what a barrier reduces */
+
+  /* Guards what follows. The watchdog needs it to end what hangs, so it is held
+     for no call of CUDA that may wait for the GPU, as enqueueing does when too
+     much is under way. Taken behind `calling`, if both are. */
+  std::mutex mutex;
   std::condition_variable changed;
   ncclComm_t communicator = nullptr; /* nullptr before and after its life */
   std::string broken;                /* why, once a collective has failed */
   std::deque<Pending> pending;
   std::vector<cudaEvent_t> events; /* idle ones */
-  int64_t calls = 0;
   bool closing = false;
-  bool finished = false; /* every collective is done: its result is good */
+  bool finished = true; /* nothing is being computed from a collective */
   std::thread watchdog;
-
-  std::deque<Slot> slots; /* as many as were ever taken at once */
-  int* token = nullptr;   /* what a barrier reduces */
 
   Clock::time_point deadline() const {
     return Clock::now() + std::chrono::milliseconds(timeout_ms);
   }
 
   cudaEvent_t take_event() {
-    if (!events.empty()) {
-      const cudaEvent_t event = events.back();
-      events.pop_back();
-      return event;
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      if (!events.empty()) {
+        const cudaEvent_t event = events.back();
+        events.pop_back();
+        return event;
+      }
     }
     cudaEvent_t event;
     AL_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
     return event;
+  }
+
+  void give_event(cudaEvent_t event) {
+    std::lock_guard<std::mutex> lock(mutex);
+    events.push_back(event);
+  }
+
+  /** Throws if a collective has failed; the mutex is held. */
+  void check_broken(const std::string& what) const {
+    if (broken.empty()) return;
+    throw al_error(al_fail(AL_COLLECTIVE_FAILED,
+                           "%s on rank %d of %d: the group is broken since %s",
+                           what.c_str(), rank, world_size, broken.c_str()));
   }
 
   /** Ends the communicator; the mutex is held. Returns the status to give. */
@@ -169,32 +189,46 @@ struct al_group {
     return al_fail(code, "%s", text);
   }
 
-  /** What the communicator reports of itself. */
+  /** What the communicator reports of itself; the mutex is held. */
   ncclResult_t state() const {
     ncclResult_t state = ncclSuccess;
     const ncclResult_t code = ncclCommGetAsyncError(communicator, &state);
     return code == ncclSuccess ? state : code;
   }
 
-  /** Waits until the communicator has taken what it was given; mutex held. */
-  void settle(const std::string& what) {
-    const Clock::time_point end = deadline();
-    for (;;) {
-      const ncclResult_t now = state();
-      if (now == ncclSuccess) return;
-      if (now != ncclInProgress)
-        throw al_error(
-            break_off(AL_COLLECTIVE_FAILED, what, ncclGetErrorString(now)));
-      if (Clock::now() > end)
-        throw al_error(
-            break_off(AL_TIMEOUT, what,
-                      "a replica hangs, or does not make the same call"));
-      std::this_thread::sleep_for(std::chrono::microseconds(50));
+  /**
+   * Hands a collective to the communicator, which takes it on a thread of its
+   * own, and waits until it has: microseconds, unless peers are to be
+   * connected.
+   */
+  template <class F>
+  void hand_over(const std::string& what, F&& collective) {
+    const Clock::time_point begin = Clock::now(), end = deadline();
+    for (bool given = false;; given = true) {
+      {
+        std::lock_guard<std::mutex> lock(mutex);
+        check_broken(what);
+        ncclResult_t now = ncclSuccess;
+        if (!given) now = collective();
+        if (now == ncclSuccess || now == ncclInProgress) now = state();
+        if (now == ncclSuccess) return;
+        if (now != ncclInProgress)
+          throw al_error(
+              break_off(AL_COLLECTIVE_FAILED, what, ncclGetErrorString(now)));
+        if (Clock::now() > end)
+          throw al_error(
+              break_off(AL_TIMEOUT, what,
+                        "a replica hangs, or does not make the same call"));
+      }
+      // A sleep takes some 100 us, however short.
+      if (Clock::now() - begin < std::chrono::milliseconds(1))
+        std::this_thread::yield();
+      else
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
   }
 
-  /** A slot that is free; the mutex is held. Its ticket is its number, from 1.
-   */
+  /** A slot that is free. Its ticket is its number, from 1. */
   Slot& take_slot(int64_t* ticket) {
     size_t i = 0;
     while (i < slots.size() && slots[i].taken) ++i;
@@ -220,17 +254,17 @@ struct al_group {
   }
 
   /**
-   * Enqueues a collective on the transfer stream. The hash is of all that
-   * replicas must agree on besides its text.
+   * Enqueues a collective on the transfer stream, behind what `prepare`
+   * enqueues there; `calling` is held. The hash is of all that replicas must
+   * agree on besides its text.
    */
-  template <class F>
-  void enqueue(const std::string& what, Order order, F&& collective,
-               uint64_t hash = 0) {
-    if (!broken.empty())
-      throw al_error(al_fail(AL_COLLECTIVE_FAILED,
-                             "%s on rank %d of %d: the group is broken since "
-                             "%s",
-                             what.c_str(), rank, world_size, broken.c_str()));
+  template <class P, class F>
+  void enqueue(const std::string& what, Order order, P&& prepare,
+               F&& collective, uint64_t hash = 0) {
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      check_broken(what);
+    }
     hash = atomloss::hash_bytes(what.data(), what.size(), hash);
     // Left with the next call: this one is under way until then.
     roll_call->enter(calls++, what, hash);
@@ -239,16 +273,24 @@ struct al_group {
       const cudaEvent_t ready = take_event();
       AL_CHECK(cudaEventRecord(ready, device->compute));
       AL_CHECK(cudaStreamWaitEvent(device->transfer, ready, 0));
-      events.push_back(ready);  // the wait has been enqueued with its value
+      give_event(ready);  // the wait has been enqueued with its value
     }
-    collective();
-    settle(what);
+    prepare();
+    hand_over(what, collective);
     const cudaEvent_t done = take_event();
     AL_CHECK(cudaEventRecord(done, device->transfer));
     if (order == Order::kBetween)
       AL_CHECK(cudaStreamWaitEvent(device->compute, done, 0));
+    std::lock_guard<std::mutex> lock(mutex);
     pending.push_back({done, deadline(), what});
-    changed.notify_all();
+    if (pending.size() == 1) changed.notify_all();
+  }
+
+  template <class F>
+  void enqueue(const std::string& what, Order order, F&& collective,
+               uint64_t hash = 0) {
+    enqueue(
+        what, order, [] {}, collective, hash);
   }
 
   /**
@@ -264,23 +306,27 @@ struct al_group {
     // From pageable memory: the record has been read when the call returns.
     AL_CHECK(cudaMemcpyAsync(mine, &record, bytes, cudaMemcpyHostToDevice,
                              device->transfer));
-    AL_CHECK(ncclAllGather(mine, records, bytes, ncclInt8, communicator,
-                           device->transfer));
-    settle(what);
+    hand_over(what, [&] {
+      return ncclAllGather(mine, records, bytes, ncclInt8, communicator,
+                           device->transfer);
+    });
     const cudaEvent_t done = take_event();
     AL_CHECK(cudaEventRecord(done, device->transfer));
     const Clock::time_point end = deadline();
     while (cudaEventQuery(done) == cudaErrorNotReady) {
-      if (Clock::now() > end)
+      if (Clock::now() > end) {
+        std::lock_guard<std::mutex> lock(mutex);
         throw al_error(break_off(AL_TIMEOUT, what, "no other replica is here"));
+      }
       std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
-    events.push_back(done);
+    give_event(done);
     AL_CHECK(cudaMemcpy(all.data(), records, bytes * all.size(),
                         cudaMemcpyDeviceToHost));
     const std::string others =
         atomloss::describe_others(all.data(), world_size, rank);
     if (others.empty()) return;
+    std::lock_guard<std::mutex> lock(mutex);
     broken = what + ", on which replicas disagreed";
     device->fail(AL_COLLECTIVE_FAILED, broken);
     throw al_error(al_fail(AL_COLLECTIVE_FAILED,
@@ -317,6 +363,8 @@ struct al_group {
         break_off(AL_COLLECTIVE_FAILED, first.what, cudaGetErrorString(code));
       events.push_back(first.done);
       pending.pop_front();
+      // The next has begun now: what was before it is no delay of a peer's.
+      if (!pending.empty()) pending.front().deadline = deadline();
     }
   }
 };
@@ -337,6 +385,9 @@ al_status al_group_open(al_device* device, int32_t rank, int32_t world_size,
                    static_cast<long long>(*blob_bytes));
   return al_guard([&]() -> al_status {
     device->use();
+    // All connections in al_group_connect, which has a thread of its own: else
+    // the first collective of each kind waits for the peers to make them.
+    setenv("NCCL_RUNTIME_CONNECT", "0", 0);
     memset(blob, 0, kBlobBytes);
     if (rank == 0) AL_CHECK(ncclGetUniqueId(static_cast<ncclUniqueId*>(blob)));
     auto group = std::make_unique<al_group>();
@@ -365,17 +416,24 @@ al_status al_group_connect(al_group* group, const void* blobs, int64_t bytes) {
                    static_cast<long long>(expected));
   return al_guard([&]() -> al_status {
     group->device->use();
-    std::lock_guard<std::mutex> lock(group->mutex);
+    std::lock_guard<std::mutex> lock(group->calling);
     ncclUniqueId id;  // that of rank 0
     memcpy(&id, blobs, sizeof id);
     const char* const first = static_cast<const char*>(blobs) + sizeof id;
     for (int32_t i = 0; i < group->world_size; ++i)
       group->roll_call->meet(i, first + i * kBlobBytes);
+    const std::string what = "connect";
+    group->roll_call->enter(group->calls++, what,
+                            atomloss::hash_bytes(what.data(), what.size()));
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;  // so that a replica that never comes cannot hold us
-    AL_CHECK(ncclCommInitRankConfig(&group->communicator, group->world_size, id,
-                                    group->rank, &config));
-    group->settle("connect");
+    group->hand_over(what, [&] {
+      return ncclCommInitRankConfig(&group->communicator, group->world_size, id,
+                                    group->rank, &config);
+    });
+    group->roll_call->leave();
+    std::lock_guard<std::mutex> state(group->mutex);
+    group->finished = false;
     group->watchdog = std::thread([group] { group->watch(); });
     return AL_OK;
   });
@@ -391,16 +449,17 @@ al_status al_group_close(al_group* group) {
     }
     // It ends when nothing is under way: at the latest after the timeout.
     if (group->watchdog.joinable()) group->watchdog.join();
-    std::unique_lock<std::mutex> lock(group->mutex);
+    // From here on nobody else has the group.
     group->finished = true;
     if (group->communicator != nullptr) {
-      // Peers may still be receiving what this rank sent: not by abort.
-      ncclCommFinalize(group->communicator);
       try {
-        group->settle("close");
+        // Peers may still be receiving what this rank sent: not by abort.
+        group->hand_over("close",
+                         [&] { return ncclCommFinalize(group->communicator); });
         ncclCommDestroy(group->communicator);
       } catch (const al_error&) {
-        // settle() has aborted it: what matters is that it is gone.
+        // It was broken before, or has been aborted: it is to go all the same.
+        if (group->communicator != nullptr) ncclCommAbort(group->communicator);
       }
     }
     for (Slot& slot : group->slots) {
@@ -414,7 +473,6 @@ al_status al_group_close(al_group* group) {
     cudaFree(group->token);
     cudaFree(group->records);
     cudaGetLastError();
-    lock.unlock();
     delete group;
     return AL_OK;
   });
@@ -430,16 +488,22 @@ al_status al_all_reduce(al_group* group, int32_t dtype, int32_t op,
   return al_guard([&]() -> al_status {
     const ncclDataType_t type = nccl_type(dtype);
     group->device->use();
-    std::lock_guard<std::mutex> lock(group->mutex);
+    std::lock_guard<std::mutex> lock(group->calling);
     int64_t total = 0;
     for (int32_t i = 0; i < count; ++i) total += sizes[i];
+    const auto is_taken = [](ncclResult_t code) {
+      return code == ncclSuccess || code == ncclInProgress;
+    };
     const auto reduce = [&] {
-      AL_CHECK(ncclGroupStart());
-      for (int32_t i = 0; i < count; ++i)
-        AL_CHECK(ncclAllReduce(buffers[i], buffers[i],
-                               static_cast<size_t>(sizes[i]), type, nccl_op(op),
-                               group->communicator, group->device->transfer));
-      AL_CHECK(ncclGroupEnd());
+      ncclResult_t code = ncclGroupStart();
+      if (code != ncclSuccess) return code;
+      for (int32_t i = 0; i < count && is_taken(code); ++i)
+        code = ncclAllReduce(buffers[i], buffers[i],
+                             static_cast<size_t>(sizes[i]), type, nccl_op(op),
+                             group->communicator, group->device->transfer);
+      // In any case: a group left open would swallow all later collectives.
+      const ncclResult_t end = ncclGroupEnd();
+      return is_taken(code) ? end : code;
     };
     group->enqueue(atomloss::describe_all_reduce(dtype, op, count, total),
                    Order::kBetween, reduce,
@@ -453,13 +517,13 @@ al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
                        int32_t root) {
   return al_guard([&]() -> al_status {
     group->device->use();
-    std::lock_guard<std::mutex> lock(group->mutex);
+    std::lock_guard<std::mutex> lock(group->calling);
     group->enqueue("broadcast of " + std::to_string(bytes) +
                        " bytes from rank " + std::to_string(root),
                    Order::kBetween, [&] {
-                     AL_CHECK(ncclBroadcast(
+                     return ncclBroadcast(
                          buffer, buffer, static_cast<size_t>(bytes), ncclInt8,
-                         root, group->communicator, group->device->transfer));
+                         root, group->communicator, group->device->transfer);
                    });
     return AL_OK;
   });
@@ -473,14 +537,15 @@ al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
   return al_guard([&]() -> al_status {
     al_device* device = group->device;
     device->use();
-    std::lock_guard<std::mutex> lock(group->mutex);
+    std::lock_guard<std::mutex> lock(group->calling);
     Slot& slot = group->take_slot(ticket);
     // Behind the reader of what this slot held before. Counts of the host wait
     // for nothing else, those of the device for what computes them.
     AL_CHECK(cudaStreamWaitEvent(device->transfer, slot.read, 0));
     const Order order = counts ? Order::kApart : Order::kBehindCompute;
     group->enqueue(
-        "all_reduce of " + std::to_string(n) + " sample counts", order, [&] {
+        "all_reduce of " + std::to_string(n) + " sample counts", order,
+        [&] {
           for (int32_t i = 0; counts && i < n; i += kMaxCounts) {
             Counts argument = {};
             const int32_t some = std::min(kMaxCounts, n - i);
@@ -494,9 +559,11 @@ al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
                 cudaMemcpyAsync(slot.counts, device_counts,
                                 static_cast<size_t>(n) * sizeof *device_counts,
                                 cudaMemcpyDeviceToDevice, device->transfer));
-          AL_CHECK(ncclAllReduce(slot.counts, slot.counts,
-                                 static_cast<size_t>(n), ncclInt64, ncclSum,
-                                 group->communicator, device->transfer));
+        },
+        [&] {
+          return ncclAllReduce(slot.counts, slot.counts, static_cast<size_t>(n),
+                               ncclInt64, ncclSum, group->communicator,
+                               device->transfer);
         });
     AL_CHECK(cudaEventRecord(slot.ready, device->transfer));
     slot.taken = true;
@@ -520,7 +587,7 @@ al_status al_count_totals(al_device* device, al_group* group, int64_t ticket,
       launch(device_counts);
       return AL_OK;
     }
-    std::lock_guard<std::mutex> lock(group->mutex);
+    std::lock_guard<std::mutex> lock(group->calling);
     Slot& slot = group->taken_slot(ticket);
     AL_CHECK(cudaStreamWaitEvent(device->compute, slot.ready, 0));
     launch(slot.counts);
@@ -535,10 +602,10 @@ al_status al_barrier(al_group* group) {
     al_device* device = group->device;
     device->use();
     {
-      std::lock_guard<std::mutex> lock(group->mutex);
+      std::lock_guard<std::mutex> lock(group->calling);
       group->enqueue("barrier", Order::kBetween, [&] {
-        AL_CHECK(ncclAllReduce(group->token, group->token, 1, ncclInt32,
-                               ncclSum, group->communicator, device->transfer));
+        return ncclAllReduce(group->token, group->token, 1, ncclInt32, ncclSum,
+                             group->communicator, device->transfer);
       });
     }
     return al_synchronize(device);

@@ -19,8 +19,12 @@ namespace {
 /** Uploads larger than this are cut into pieces. */
 constexpr int64_t kUploadBytes = int64_t{16} << 20;
 
-/** Upload blocks in flight before a call waits for the oldest. */
-constexpr size_t kUploadBlocks = 4;
+/**
+ * Uploads in flight before a call waits for the oldest: so many that a host
+ * whose batches are of many tensors can be steps ahead of the GPU.
+ */
+constexpr size_t kUploadBlocks = 256;
+constexpr int64_t kUploadBytesInFlight = 4 * kUploadBytes;
 
 /** Whoever waits for a copy sleeps: a spinning thread takes a core from the
  * model. */
@@ -76,40 +80,54 @@ void free_staging(const Staging& staging) {
   cudaFreeHost(staging.memory);
 }
 
-/** A block for a piece of an upload whose last copy is done. */
-Staging upload_staging(al_device* device, int64_t bytes) {
-  auto& uploads = device->uploads;
-  for (size_t i = 0; i < uploads.size(); ++i) {
-    if (uploads[i].bytes < bytes) continue;
-    const cudaError_t done = cudaEventQuery(uploads[i].done);
-    if (done == cudaErrorNotReady) continue;
-    atomloss::check(done, "cudaEventQuery");
-    const Staging staging = uploads[i];
-    uploads.erase(uploads.begin() + static_cast<std::ptrdiff_t>(i));
-    return staging;
-  }
-  if (uploads.size() < kUploadBlocks)
-    return new_staging(BlockCache::size_class(bytes));
-  const Staging oldest = uploads.front();
-  uploads.erase(uploads.begin());
-  AL_CHECK(cudaEventSynchronize(oldest.done));
-  if (oldest.bytes >= bytes) return oldest;
-  free_staging(oldest);
-  return new_staging(BlockCache::size_class(bytes));
-}
-
-/** A block for a download: the smallest idle one that is large enough. */
-Staging download_staging(al_device* device, int64_t bytes) {
+/** The smallest idle block that is large enough; none if there is none. */
+Staging take_idle(al_device* device, int64_t bytes) {
   auto& idle = device->idle;
   size_t best = idle.size();
   for (size_t i = 0; i < idle.size(); ++i) {
     if (idle[i].bytes < bytes) continue;
     if (best == idle.size() || idle[i].bytes < idle[best].bytes) best = i;
   }
-  if (best == idle.size()) return new_staging(BlockCache::size_class(bytes));
+  if (best == idle.size()) return {};
   const Staging staging = idle[best];
   idle.erase(idle.begin() + static_cast<std::ptrdiff_t>(best));
   return staging;
+}
+
+/** Makes the blocks idle whose uploads are done; they end in their order. */
+void reap_uploads(al_device* device) {
+  auto& uploads = device->uploads;
+  while (!uploads.empty()) {
+    const cudaError_t done = cudaEventQuery(uploads.front().done);
+    if (done == cudaErrorNotReady) return;
+    atomloss::check(done, "cudaEventQuery");
+    device->idle.push_back(uploads.front());
+    uploads.pop_front();
+  }
+}
+
+/** A block for a piece of an upload; waits if too much is in flight. */
+Staging upload_staging(al_device* device, int64_t bytes) {
+  const auto& uploads = device->uploads;
+  const int64_t size = BlockCache::size_class(bytes);
+  reap_uploads(device);
+  for (;;) {
+    if (const Staging staging = take_idle(device, bytes); staging.memory)
+      return staging;
+    int64_t in_flight = size;
+    for (const Staging& upload : uploads) in_flight += upload.bytes;
+    if (uploads.empty() ||
+        (uploads.size() < kUploadBlocks && in_flight <= kUploadBytesInFlight))
+      return new_staging(size);
+    AL_CHECK(cudaEventSynchronize(uploads.front().done));
+    reap_uploads(device);
+  }
+}
+
+/** A block for a download. */
+Staging download_staging(al_device* device, int64_t bytes) {
+  const Staging staging = take_idle(device, bytes);
+  return staging.memory ? staging : new_staging(BlockCache::size_class(bytes));
 }
 
 }  // namespace

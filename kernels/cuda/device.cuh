@@ -5,6 +5,7 @@
 #ifndef ATOMLOSS_CUDA_DEVICE_CUH
 #define ATOMLOSS_CUDA_DEVICE_CUH
 
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -40,12 +41,16 @@ struct al_device {
       std::make_shared<atomloss::BlockCache>(INT64_MAX);
   atomloss::Scratch scratch; /* of the reduction that is running */
 
-  std::mutex mutex; /* guards what follows */
+  std::mutex mutex; /* guards what follows, up to the next */
   cublasHandle_t blas = nullptr;
-  std::vector<atomloss::Staging> idle;    /* for downloads, any size */
-  std::vector<atomloss::Staging> uploads; /* in use, oldest first */
+  std::vector<atomloss::Staging> idle;   /* any size */
+  std::deque<atomloss::Staging> uploads; /* in flight, oldest first */
   std::map<int64_t, atomloss::Staging> downloads;
   int64_t next_download = 1;
+
+  /* Of its own, and held for no wait: the watchdog of a group needs it while an
+     upload waits, with the other held, for a collective that hangs. */
+  std::mutex failure_mutex;
   std::string failure; /* why results cannot be trusted any more */
   al_status_code failure_code = AL_OK;
 
@@ -60,7 +65,7 @@ struct al_device {
 
   /** A failed collective: what was computed from it is not to be read. */
   void fail(al_status_code code, const std::string& why) {
-    std::lock_guard<std::mutex> lock(mutex);
+    std::lock_guard<std::mutex> lock(failure_mutex);
     if (failure_code != AL_OK) return;
     failure_code = code;
     failure = why;
@@ -68,7 +73,7 @@ struct al_device {
 
   /** Throws if a collective failed. */
   void check_failure() {
-    std::lock_guard<std::mutex> lock(mutex);
+    std::lock_guard<std::mutex> lock(failure_mutex);
     if (failure_code != AL_OK)
       throw al_error(al_fail(failure_code, "%s", failure.c_str()));
   }

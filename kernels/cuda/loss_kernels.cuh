@@ -101,9 +101,9 @@ void launch_backward(al_device* device, const al_loss_task& task,
 template <class Loss, class S>
 void launch_weigh(al_device* device, const al_loss_task& task,
                   const int64_t* offsets, unsigned long long* count) {
-  const int grid = device->grid(divide_up(task.structures, kWarps));
   weigh_structures<Loss, S>
-      <<<grid, kThreads, 0, device->compute>>>(task, offsets, count);
+      <<<device->grid(task.structures), kThreads, 0, device->compute>>>(
+          task, offsets, count);
   AL_CHECK(cudaGetLastError());
 }
 

@@ -1,7 +1,7 @@
 /**
  * Optimiser steps: one launch for all parameters. Their addresses travel as a
- * table in the kernel's arguments, a row of blocks works on each; a table that
- * is full is launched and the next begun.
+ * table in the kernel's arguments, which also says which blocks work on each; a
+ * table that is full is launched and the next begun.
  */
 #include "device.cuh"
 #include "dispatch.h"
@@ -31,7 +31,20 @@ constexpr int kEntries = 90;
 template <class S>
 struct Table {
   Entry<S> entries[kEntries];
+  int first_block[kEntries + 1]; /* of each, and their end */
+  int count;
 };
+
+/** Which entry the block works on: the last that begins at or before it. */
+template <class S>
+__device__ __forceinline__ int entry_of(const Table<S>& table, int block) {
+  int low = 0, high = table.count;
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    (table.first_block[middle] <= block ? low : high) = middle;
+  }
+  return low;
+}
 
 /* ---- kernels -------------------------------------------------------------*/
 
@@ -64,9 +77,14 @@ __device__ __forceinline__ void update(const SGD<T>& sgd, const Entry<S>& e,
 template <class S, class Rule>
 __global__ __launch_bounds__(kThreads) void step(
     const __grid_constant__ Table<S> table, Rule rule) {
-  const Entry<S>& entry = table.entries[blockIdx.y];
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < entry.size;
-       i += int64_t{gridDim.x} * kThreads)
+  const int block = static_cast<int>(blockIdx.x);
+  const int row = entry_of(table, block);
+  const int first = table.first_block[row];
+  const int64_t threads =
+      int64_t{table.first_block[row + 1] - first} * kThreads;
+  const Entry<S>& entry = table.entries[row];
+  for (int64_t i = int64_t{block - first} * kThreads + threadIdx.x;
+       i < entry.size; i += threads)
     update(rule, entry, i);
 }
 
@@ -79,23 +97,23 @@ void launch(al_device* device, int32_t count, void* const* params,
   using T = compute_t<S>;
   device->use();
   for (int32_t first = 0; first < count; first += kEntries) {
-    const int rows = count - first < kEntries ? count - first : kEntries;
     Table<S> table;
-    int64_t largest = 0;
-    for (int row = 0; row < rows; ++row) {
+    table.count = count - first < kEntries ? count - first : kEntries;
+    int blocks = 0;
+    for (int row = 0; row < table.count; ++row) {
       const int32_t i = first + row;
       table.entries[row] = {
           static_cast<S*>(params[i]), static_cast<const S*>(grads[i]),
           states1 ? static_cast<T*>(states1[i]) : nullptr,
           states2 ? static_cast<T*>(states2[i]) : nullptr, sizes[i]};
-      if (sizes[i] > largest) largest = sizes[i];
+      table.first_block[row] = blocks;
+      const int64_t wanted = (sizes[i] + kThreads - 1) / kThreads;
+      blocks += static_cast<int>(wanted < kMaxBlocks ? wanted : kMaxBlocks);
     }
-    if (largest == 0) continue;
-    const int64_t blocks = (largest + kThreads - 1) / kThreads;
-    const dim3 grid(
-        static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks),
-        static_cast<unsigned>(rows));
-    step<<<grid, kThreads, 0, device->compute>>>(table, rule);
+    table.first_block[table.count] = blocks;
+    if (blocks == 0) continue;
+    static_assert(sizeof(Table<S>) + sizeof(Rule) <= 4096);
+    step<<<blocks, kThreads, 0, device->compute>>>(table, rule);
     AL_CHECK(cudaGetLastError());
   }
 }

@@ -1,20 +1,46 @@
 /** How many samples masked tasks have, and what their rows weigh. */
+#include <algorithm>
+
 #include "cuda/loss_kernels.cuh"
 
 namespace atomloss {
 namespace {
 
-void launch_count(al_device* device, const al_loss_task& task,
-                  al_loss_kind kind, unsigned long long* count) {
-  const int64_t per_row = kind == AL_PER_ROW ? 1 : task.cols;
-  const bool one_per_row = kind == AL_PER_ROW || task.flags & AL_MASK_PER_ROW;
-  const MaskToCount of = {task.mask,
-                          one_per_row ? task.rows : task.rows * task.cols,
-                          one_per_row ? per_row : 1};
-  const int64_t tiles = task.mask ? divide_up(of.n, kThreads * 8) : 1;
-  count_mask<<<device->grid(tiles), kThreads, 0, device->compute>>>(of, count);
-  AL_CHECK(cudaGetLastError());
-}
+/** Blocks that one mask is given at most, per multiprocessor. */
+constexpr int kMaskBlocks = 8;
+
+/** Counts masks, as many together as a launch takes. */
+class MaskCounter {
+ public:
+  explicit MaskCounter(al_device* device) : device_(device) {}
+
+  void add(const al_loss_task& task, al_loss_kind kind,
+           unsigned long long* count) {
+    const int64_t entries = kind == AL_PER_ROW ? 1 : task.cols;
+    const bool per_row = kind == AL_PER_ROW || task.flags & AL_MASK_PER_ROW;
+    const int64_t n = per_row ? task.rows : task.rows * entries;
+    table_.of[masks_++] = {task.mask, n, per_row ? entries : 1, count};
+    if (task.mask) tiles_ = std::max(tiles_, divide_up(n, kThreads * 8));
+    if (masks_ == kMasks) launch();
+  }
+
+  void launch() {
+    if (masks_ == 0) return;
+    const int64_t most = int64_t{device_->processors} * kMaskBlocks;
+    const dim3 grid(static_cast<unsigned>(std::min(tiles_, most)),
+                    static_cast<unsigned>(masks_));
+    count_masks<<<grid, kThreads, 0, device_->compute>>>(table_);
+    AL_CHECK(cudaGetLastError());
+    masks_ = 0;
+    tiles_ = 1;
+  }
+
+ private:
+  al_device* device_;
+  MaskTable table_ = {};
+  int masks_ = 0;
+  int64_t tiles_ = 1;
+};
 
 void launch_weigh(al_device* device, const al_loss_task& task,
                   const LossEntry& entry, unsigned long long* count) {
@@ -39,6 +65,7 @@ al_status al_count_samples(al_device* device, int32_t count,
     AL_CHECK(cudaMemsetAsync(counts, 0,
                              static_cast<size_t>(count) * sizeof *counts,
                              device->compute));
+    MaskCounter masks(device);
     for (int32_t i = 0; i < count; ++i) {
       const al_loss_task& task = tasks[i];
       const LossEntry& entry = loss_entry(task.loss);
@@ -47,8 +74,9 @@ al_status al_count_samples(al_device* device, int32_t count,
       if (task.flags & AL_PER_STRUCTURE)
         launch_weigh(device, task, entry, to);
       else
-        launch_count(device, task, entry.kind, to);
+        masks.add(task, entry.kind, to);
     }
+    masks.launch();
     return AL_OK;
   });
 }

@@ -17,25 +17,36 @@ struct MaskToCount {
   const uint8_t* mask; /* NULL: all n */
   int64_t n;
   int64_t per_entry;
+  unsigned long long* count;
+};
+
+/** As many as one launch counts. */
+constexpr int kMasks = 64;
+
+struct MaskTable {
+  MaskToCount of[kMasks];
 };
 
 namespace {
 
-__global__ __launch_bounds__(kThreads) void count_mask(
-    MaskToCount of, unsigned long long* count) {
+/** A row of blocks per mask. */
+__global__ __launch_bounds__(kThreads) void count_masks(
+    const __grid_constant__ MaskTable table) {
   using Reduce = cub::BlockReduce<long long, kThreads>;
   __shared__ typename Reduce::TempStorage storage;
+  const MaskToCount& of = table.of[blockIdx.y];
+  const int64_t stride = int64_t{gridDim.x} * kThreads;
   long long mine = 0;
   if (of.mask == nullptr) {
     if (blockIdx.x == 0 && threadIdx.x == 0) mine = of.n;
   } else {
     for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < of.n;
-         i += int64_t{gridDim.x} * kThreads)
+         i += stride)
       mine += of.mask[i] != 0;
   }
   const long long block = Reduce(storage).Sum(mine);
-  if (threadIdx.x == 0)
-    atomicAdd(count, static_cast<unsigned long long>(block * of.per_entry));
+  if (threadIdx.x == 0 && block != 0)
+    atomicAdd(of.count, static_cast<unsigned long long>(block * of.per_entry));
 }
 
 /** Rows of a structure, whatever natoms holds: none below 0, none too many. */
@@ -111,38 +122,38 @@ __device__ __forceinline__ bool free_row(const TaskView<S>& in, int64_t row,
   return any;
 }
 
-/** A warp per structure weighs its rows; those behind the last weigh 0. */
+/** A block per structure weighs its rows; those behind the last weigh 0. */
 template <class Loss, class S>
 __global__ __launch_bounds__(kThreads) void weigh_structures(
     const __grid_constant__ al_loss_task task, const int64_t* offsets,
     unsigned long long* count) {
   using T = compute_t<S>;
-  constexpr int kLanes = 32;
-  constexpr int kPerBlock = kThreads / kLanes;
-  constexpr unsigned kAll = 0xffffffffu;
+  using Reduce = cub::BlockReduce<long long, kThreads>;
+  // One sum for both: free rows, and below them the threads with a loss.
+  constexpr long long kRow = 2 * kThreads;
+  __shared__ typename Reduce::TempStorage storage;
+  __shared__ T weight;
   const TaskView<S> in(task);
   T* const weights = static_cast<T*>(task.row_weights);
-  const int lane = threadIdx.x % kLanes;
-  for (int64_t structure =
-           int64_t{blockIdx.x} * kPerBlock + threadIdx.x / kLanes;
-       structure < task.structures;
-       structure += int64_t{gridDim.x} * kPerBlock) {
+  for (int64_t structure = blockIdx.x; structure < task.structures;
+       structure += gridDim.x) {
     const int64_t first = offsets[structure], end = offsets[structure + 1];
-    long long free_rows = 0;
+    long long mine = 0;
     bool loses = false;
-    for (int64_t row = first + lane; row < end; row += kLanes)
-      free_rows += free_row<Loss>(in, row, loses);
-    int any = loses;
-#pragma unroll
-    for (int offset = kLanes / 2; offset > 0; offset /= 2) {
-      free_rows += __shfl_xor_sync(kAll, free_rows, offset);
-      any |= __shfl_xor_sync(kAll, any, offset);
+    for (int64_t row = first + threadIdx.x; row < end; row += kThreads)
+      mine += free_row<Loss>(in, row, loses) ? kRow : 0;
+    const long long all = Reduce(storage).Sum(mine + loses);
+    if (threadIdx.x == 0) {
+      const long long free_rows = all / kRow;
+      const long long divisor = free_rows > 0 ? free_rows : end - first;
+      weight = T(1) / static_cast<T>(divisor > 0 ? divisor : 1);
+      if (all % kRow != 0) atomicAdd(count, 1ull);
     }
-    const long long divisor = free_rows > 0 ? free_rows : end - first;
-    const T weight = T(1) / static_cast<T>(divisor > 0 ? divisor : 1);
-    for (int64_t row = first + lane; row < end; row += kLanes)
-      weights[row] = weight;
-    if (lane == 0 && any) atomicAdd(count, 1ull);
+    __syncthreads();
+    const T of_rows = weight;
+    for (int64_t row = first + threadIdx.x; row < end; row += kThreads)
+      weights[row] = of_rows;
+    __syncthreads();  // weight and storage may be written again
   }
   for (int64_t row = offsets[task.structures] + int64_t{blockIdx.x} * kThreads +
                      threadIdx.x;

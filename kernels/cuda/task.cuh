@@ -118,13 +118,14 @@ __device__ __forceinline__ double approximate_reciprocal(double n) {
 /**
  * scale, or scale / *normalizer. By Newton's iteration from the hardware's
  * approximation: the compiler's division of doubles is a call, around which
- * the kernels would spill registers. A normalizer of 0 gives NaN.
+ * the kernels would spill registers.
  */
 __device__ __forceinline__ double factor_of(const al_loss_task& task) {
   if (task.normalizer == nullptr) return task.scale;
   const double n = *task.normalizer;
   double r = approximate_reciprocal(n);
   for (int i = 0; i < 3; ++i) r = fma(r, fma(-n, r, 1.0), r);
+  if (n == 0) r = INFINITY;  // of which the iteration makes NaN
   return task.scale * r;
 }
 

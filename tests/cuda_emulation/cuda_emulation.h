@@ -27,7 +27,7 @@
 #define __shared__ static /* blocks run one after the other */
 
 struct Index {
-  unsigned x;
+  unsigned x, y;
 };
 inline Index threadIdx, blockIdx, gridDim;
 
@@ -99,16 +99,16 @@ inline void run_block(unsigned size) {
   }
 }
 
-/** kernel<<<grid, size>>>, the blocks in any order. */
+/** kernel<<<dim3(grid, rows), size>>>, the blocks in any order. */
 template <class F>
-void launch(unsigned grid, unsigned size, F&& call) {
+void launch(unsigned grid, unsigned size, F&& call, unsigned rows = 1) {
   kernel = call;
-  gridDim.x = grid;
-  std::vector<unsigned> order(grid);
+  gridDim = {grid, rows};
+  std::vector<unsigned> order(static_cast<size_t>(grid) * rows);
   std::iota(order.begin(), order.end(), 0u);
   std::shuffle(order.begin(), order.end(), random);
   for (const unsigned i : order) {
-    blockIdx.x = i;
+    blockIdx = {i % grid, i / grid};
     run_block(size);
   }
 }

@@ -365,6 +365,7 @@ void check_samples(int structures, Mask mask) {
   int64_t rows = 0;
   for (int32_t& n : natoms) {
     n = below(9) == 0 ? -below(3) : below(70);
+    if (below(20) == 0) n = 2 * kThreads + below(70);  // more than a block
     rows += std::max(n, 0);
   }
   // Sometimes more rows than natoms says, sometimes fewer.
@@ -385,11 +386,13 @@ void check_samples(int structures, Mask mask) {
   });
   const int64_t per_row = Loss::kind == AL_PER_ROW ? 1 : 3;
   const bool one_per_row = per_row == 1 || mask == Mask::kRows;
-  emulation::launch(1 + below(3), kThreads, [&] {
-    count_mask(
-        {task.mask, one_per_row ? rows : 3 * rows, one_per_row ? per_row : 1},
-        &entries);
-  });
+  MaskTable masks = {};
+  masks.of[0] = {task.mask, one_per_row ? rows : 3 * rows,
+                 one_per_row ? per_row : 1, &entries};
+  unsigned long long all = 0;
+  masks.of[1] = {nullptr, rows, 2, &all};
+  emulation::launch(
+      1 + below(3), kThreads, [&] { count_masks(masks); }, 2);
 
   const auto on = [&](int64_t row, int64_t j) {
     if (task.mask == nullptr) return true;
@@ -423,6 +426,7 @@ void check_samples(int structures, Mask mask) {
   }
   for (; row < rows; ++row) good &= weights[row] == T(0);
   ++checks;
+  good &= all == 2 * static_cast<unsigned long long>(rows);
   if (good && samples == count && unmasked == entries) return;
   ++failed;
   printf(
