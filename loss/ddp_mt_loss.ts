@@ -34,7 +34,9 @@ import {
  * - `"sum"`: the sum over this replica.
  * - `"per_structure"`: the rows of a structure are summed and divided by the
  *   number of those that the mask leaves (by natoms where it leaves none); of
- *   these the mean over the structures, of all replicas, whose loss is not 0.
+ *   these the mean over the structures, of all replicas, with an entry whose
+ *   loss is not 0. natoms must add up to the rows. That is not checked, since it
+ *   would wait for the device: rows that natoms does not reach have no loss.
  *
  * `coefficient` scales value and gradient. A number of samples below 1 counts
  * as 1, non-finite targets as 0, a value that is NaN as 0. NaN in the input

@@ -51,7 +51,8 @@ export interface TaskInput {
   readonly target: Tensor;
   /**
    * Atoms per structure, int32 or int64: for losses that use it, and for the
-   * reduction `"per_structure"`.
+   * reduction `"per_structure"`, where they must add up to the rows of `input`
+   * (which is not checked: rows beyond have no loss).
    */
   readonly natoms?: Tensor | null;
   /** Entries that count, bool: of the shape of the unreduced loss, or one per row. Default: all. */

@@ -87,6 +87,18 @@ for (
   });
 }
 
+Deno.test("buildLibrary() says where the library could go instead of a folder that cannot be made", async () => {
+  for (const folder of ["/etc/passwd", "/proc/sys"]) {
+    const { code, stderr } = await run(["ffi/build.ts", "cpu"], {
+      XDG_CACHE_HOME: folder,
+      ATOMLOSS_LIBRARY_CPU: "",
+    });
+    assertEquals(code, 1);
+    assertStringIncludes(stderr, "BuildError: there is no place to build");
+    assertStringIncludes(stderr, "name another folder in XDG_CACHE_HOME");
+  }
+});
+
 Deno.test("buildLibrary() compiles once when replicas start together, and not again", async () => {
   const script =
     `case "$*" in *-shared*-o*library.so*) echo compiled >> "$0.log";; esac\n` +

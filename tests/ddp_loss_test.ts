@@ -7,6 +7,7 @@ import {
 import {
   ArgumentError,
   DDPLoss,
+  DDPMTLoss,
   DisposedError,
   DTypeError,
   type Loss,
@@ -321,3 +322,43 @@ testOnDevices("DDPLoss rejects what it cannot compute", (device) => {
   assertThrows(() => ddp.forward(gone, a), DisposedError);
   assertThrows(() => ddp.valueAndGrad(a, gone), DisposedError);
 });
+
+testOnDevices(
+  "DDPLoss refuses a value that shares memory with what is read or written",
+  (device) => {
+    using pred = device.tensor(new Float32Array([3]));
+    using target = device.tensor(new Float32Array([1]));
+    using grad = device.zeros([1]);
+    for (const shared of [pred, target, grad]) {
+      using value = shared.reshape([]);
+      for (
+        const loss of [new DDPLoss("mse"), new DDPMTLoss("mse", "mean", 1)]
+      ) {
+        const call = loss instanceof DDPLoss
+          ? (): unknown =>
+            loss.valueAndGrad(pred, target, null, { out: { value, grad } })
+          : (): unknown =>
+            loss.valueAndGrad(pred, target, null, null, {
+              out: { value, grad },
+            });
+        assertThrows(call, ArgumentError, "share memory");
+      }
+    }
+  },
+);
+
+testOnDevices(
+  "a call that fails leaves nobody listening to its out",
+  async (device) => {
+    using value = device.tensor(new Float32Array([5])).reshape([]);
+    using pred = device.tensor(new Float32Array([NaN, 2]));
+    using target = device.zeros([2]);
+    const told: number[] = [];
+    const loss = new DDPLoss("per_atom_mae", "mean", {
+      onNonFinite: (count) => told.push(count),
+    });
+    assertThrows(() => loss.forward(pred, target, null, { out: value }));
+    assertEquals(await value.item(), 5);
+    assertEquals(told, []);
+  },
+);

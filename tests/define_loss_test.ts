@@ -20,6 +20,7 @@ import {
 } from "../mod.ts";
 import { shippedHeader } from "../loss/define_loss.ts";
 import { testOnDevices } from "./devices.ts";
+import { ROOT, startProgram } from "./launch_replicas.ts";
 
 const LOSSES = [
   "mae",
@@ -75,6 +76,16 @@ testOnDevices(
         else assertAlmostEquals(slope, values[i]!, 1e-14);
       }
     }
+    // Without a part that is square it is torch's L1Loss, also at 0.
+    const suffix = device.type;
+    await defineLoss(`smooth_l1_0_${suffix}`, {
+      ...smoothL1,
+      parameters: { beta: 0 },
+    });
+    const absolute = new DDPLoss(`smooth_l1_0_${suffix}`, "sum")
+      .valueAndGrad(pred, target);
+    assertEquals(await absolute.value.item(), 6.75);
+    assertEquals(await absolute.grad.toList(), d.map(Math.sign));
     // Small and large errors in float32: neither cancels nor overflows.
     using small = device.tensor(new Float32Array([1e-4, -1e4]));
     using zero = device.zeros([2]);
@@ -207,4 +218,28 @@ Deno.test("kernels/defined_losses.h is what the shipped definitions make", async
   const file = new URL("../kernels/defined_losses.h", import.meta.url);
   assertEquals(await Deno.readTextFile(file), shippedHeader());
   assert(smoothL1.value.includes("beta"));
+});
+
+Deno.test("defineLoss() does not depend on another device's library, which cannot be built", async () => {
+  const toolkit = await Deno.makeTempDir();
+  try {
+    await Deno.mkdir(`${toolkit}/bin`);
+    // It takes so long that the losses are defined meanwhile.
+    await Deno.writeTextFile(
+      `${toolkit}/bin/nvcc`,
+      "#!/bin/sh\nsleep 4\nexit 1\n",
+      {
+        mode: 0o755,
+      },
+    );
+    const { code, stdout, stderr } = await startProgram(Deno.execPath(), [
+      "run",
+      "-A",
+      `${ROOT}tests/fixtures/define_loss_beside.ts`,
+    ], { CUDA_HOME: toolkit, ATOMLOSS_LIBRARY_CUDA: "" }).finished();
+    assertEquals(code, 0, stderr);
+    assertEquals(stdout, "quartic 16\nhalf_quartic 8\nBuildError\n");
+  } finally {
+    await Deno.remove(toolkit, { recursive: true });
+  }
 });

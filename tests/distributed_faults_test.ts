@@ -194,6 +194,19 @@ Deno.test("a collective names a rank that is late in another call", async () => 
   );
 });
 
+Deno.test("collectives and groups that would overlap are refused, and the job goes on", async () => {
+  for (const { code, stdout, stderr } of await run("overlap")) {
+    assertEquals(code, 0, stdout + stderr);
+    assertStringIncludes(stdout, "passed");
+  }
+});
+
+Deno.test("a ProcessGroup ends its connections also when its device was disposed before", async () => {
+  const [first, second] = await run("deviceFirst", { timeout: 20_000 });
+  assertEquals(first!.code, 0, first!.stdout + first!.stderr);
+  assertMatch(second!.stdout, /CollectiveError after [0-2]\.\d+ s/);
+});
+
 Deno.test("a ProcessGroup is safe to dispose while a barrier waits", async () => {
   for (const { code, stdout, stderr } of await run("disposeInBarrier")) {
     assertEquals(code, 0, stdout + stderr);

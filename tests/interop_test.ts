@@ -136,6 +136,21 @@ Deno.test("wrap() keeps its owner alive until all tensors on it are disposed", a
   assertEquals(owner.deref(), undefined);
 });
 
+Deno.test("wrap() of forgotten tensors lets go of an owner that has them", async () => {
+  using device = await Device.open("cpu");
+  const make = (): WeakRef<object> => {
+    const array = new Float32Array([7, 8]);
+    const model: { array: Float32Array; tensor?: Tensor } = { array };
+    model.tensor = device.wrap(Deno.UnsafePointer.of(array), [2], "float32", {
+      keep: model,
+    });
+    return new WeakRef(model);
+  };
+  const owner = make();
+  await collectGarbage();
+  assertEquals(owner.deref(), undefined);
+});
+
 Deno.test("wrap() of forgotten tensors lets go of its owner", async () => {
   using device = await Device.open("cpu");
   const make = (): WeakRef<Float32Array> => {
