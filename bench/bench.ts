@@ -12,7 +12,7 @@ import { DDPLoss, Device } from "../mod.ts";
 import { lossTable } from "./losses.ts";
 import { machine, writeSection } from "./results.ts";
 import { stepTable } from "./step.ts";
-import { time } from "./timing.ts";
+import { median, ROUNDS, time } from "./timing.ts";
 import { TorchPeer } from "./torch_peer.ts";
 
 /** Microseconds of a call that has nothing to do: on a GPU an empty launch. */
@@ -20,10 +20,16 @@ async function timeNothing(device: Device): Promise<number> {
   using nothing = device.zeros([0, 3]);
   const loss = new DDPLoss("mae");
   using out = loss.valueAndGrad(nothing, nothing);
-  return await time(
-    device,
-    () => loss.valueAndGrad(nothing, nothing, null, { out }),
-  );
+  const rounds: number[] = [];
+  for (let round = 0; round < ROUNDS; round++) {
+    rounds.push(
+      await time(
+        device,
+        () => loss.valueAndGrad(nothing, nothing, null, { out }),
+      ),
+    );
+  }
+  return median(rounds);
 }
 
 const args = parseArgs(Deno.args, {
