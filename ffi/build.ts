@@ -140,7 +140,8 @@ async function run(
 /** Compiles in a directory of its own, then moves the result into place. */
 async function compile(plan: Plan, cache: string, path: string): Promise<void> {
   const { recipe, sources, texts, library } = plan;
-  const directory = await Deno.makeTempDir({ dir: cache, prefix: "build-" });
+  const prefix = `build-${plan.name}-`;
+  const directory = await Deno.makeTempDir({ dir: cache, prefix });
   try {
     await writeFiles(directory, texts);
     // As many at a time as there are processors; none after a failure.
@@ -175,13 +176,13 @@ async function compile(plan: Plan, cache: string, path: string): Promise<void> {
 }
 
 /**
- * What processes that were killed have left: nobody else builds now, and a loss
- * is checked in seconds.
+ * What processes that were killed have left: nobody else builds this library
+ * now, and a loss is checked in seconds.
  */
-async function removeLeftovers(cache: string): Promise<void> {
+async function removeLeftovers(cache: string, library: string): Promise<void> {
   for await (const { name, isDirectory } of Deno.readDir(cache)) {
     const path = `${cache}/${name}`;
-    const isLeft = name.startsWith("build-") ||
+    const isLeft = name.startsWith(`build-${library}-`) ||
       name.startsWith("check-") && await hoursSince(path) > 1;
     if (isDirectory && isLeft) await Deno.remove(path, { recursive: true });
   }
@@ -213,14 +214,15 @@ async function buildOnce(plan: Plan): Promise<string> {
 
   const cache = await cacheDirectory();
   // Replicas start together: one builds, the others wait and find the result.
-  // The system releases the lock of a process that dies.
-  using lock = await Deno.open(`${cache}/build.lock`, {
+  // The system releases the lock of a process that dies. Each library has its
+  // own: that of a GPU takes minutes.
+  using lock = await Deno.open(`${cache}/build-${plan.name}.lock`, {
     create: true,
     write: true,
   });
   await lock.lock(true);
   if (!await exists(path)) {
-    await removeLeftovers(cache);
+    await removeLeftovers(cache, plan.name);
     console.error(
       `atomloss: compiling the ${plan.name} library, once for this machine`,
     );

@@ -81,7 +81,7 @@ for (
         const left = [...Deno.readDirSync(`${directory}/atomloss`)].map((
           entry,
         ) => entry.name);
-        assertEquals(left, ["build.lock"]);
+        assertEquals(left, ["build-cpu.lock"]);
       },
     );
   });
@@ -139,7 +139,7 @@ Deno.test("buildLibrary() goes on where a process was killed that built", async 
     }).spawn();
     const building = async (): Promise<number> =>
       (await Array.fromAsync(Deno.readDir(cache)).catch(() => []))
-        .filter(({ name }) => name.startsWith("build-")).length;
+        .filter(({ name }) => name.startsWith("build-cpu-")).length;
     while (await building() === 0) {
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
