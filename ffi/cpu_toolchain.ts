@@ -1,7 +1,7 @@
 /** How libatomloss_cpu.so is compiled: g++, OpenBLAS, Gloo. */
 import { BuildError } from "../errors.ts";
 import { runProgram } from "./process.ts";
-import type { Recipe } from "./recipe.ts";
+import { type Recipe, SHARED_HEADERS, SHARED_SOURCES } from "./recipe.ts";
 
 /** The longest first. */
 const SOURCES = [
@@ -18,30 +18,12 @@ const SOURCES = [
   "cpu/parallel.cpp",
   "cpu/reduce.cpp",
   "cpu/samples.cpp",
-  "dlpack.cpp",
-  "loss_table.cpp",
-  "roll_call.cpp",
-  "sources.cpp",
-  "status.cpp",
+  ...SHARED_SOURCES,
 ];
 
 const HEADERS = [
-  "atomloss.h",
-  "block_cache.h",
-  "call_record.h",
-  "defined_losses.h",
-  "dispatch.h",
-  "dlpack.h",
+  ...SHARED_HEADERS,
   "half.h",
-  "loss_ops.h",
-  "loss_table.h",
-  "metrics_ops.h",
-  "optimizer_ops.h",
-  "register_losses.h",
-  "roll_call.h",
-  "sources.h",
-  "status.h",
-  "user_losses.h",
   "cpu/loss_input.h",
   "cpu/loss_kernels.h",
   "cpu/parallel.h",

@@ -1,7 +1,7 @@
 /** How libatomloss_cuda.so is compiled: nvcc, cuBLAS, NCCL. */
 import { BuildError } from "../errors.ts";
 import { runProgram } from "./process.ts";
-import type { Recipe } from "./recipe.ts";
+import { type Recipe, SHARED_HEADERS, SHARED_SOURCES } from "./recipe.ts";
 
 /** The longest first. */
 const SOURCES = [
@@ -18,29 +18,11 @@ const SOURCES = [
   "cuda/metrics.cu",
   "cuda/optimizers.cu",
   "cuda/samples.cu",
-  "dlpack.cpp",
-  "loss_table.cpp",
-  "roll_call.cpp",
-  "sources.cpp",
-  "status.cpp",
+  ...SHARED_SOURCES,
 ];
 
 const HEADERS = [
-  "atomloss.h",
-  "block_cache.h",
-  "call_record.h",
-  "defined_losses.h",
-  "dispatch.h",
-  "dlpack.h",
-  "loss_ops.h",
-  "loss_table.h",
-  "metrics_ops.h",
-  "optimizer_ops.h",
-  "register_losses.h",
-  "roll_call.h",
-  "sources.h",
-  "status.h",
-  "user_losses.h",
+  ...SHARED_HEADERS,
   "cuda/check.cuh",
   "cuda/device.cuh",
   "cuda/half.cuh",

@@ -20,3 +20,32 @@ export interface Recipe {
   /** Makes the advice for a failure out of the output of compiler or linker. */
   advice(stderr: string): string;
 }
+
+/** What both libraries are made of, relative to kernels/. */
+export const SHARED_SOURCES: readonly string[] = [
+  "dlpack.cpp",
+  "loss_table.cpp",
+  "roll_call.cpp",
+  "sources.cpp",
+  "status.cpp",
+];
+
+/** Headers that both need. */
+export const SHARED_HEADERS: readonly string[] = [
+  "atomloss.h",
+  "block_cache.h",
+  "call_record.h",
+  "defined_losses.h",
+  "dispatch.h",
+  "dlpack.h",
+  "loss_ops.h",
+  "loss_table.h",
+  "matmul_sides.h",
+  "metrics_ops.h",
+  "optimizer_ops.h",
+  "register_losses.h",
+  "roll_call.h",
+  "sources.h",
+  "status.h",
+  "user_losses.h",
+];

@@ -50,7 +50,14 @@ class Table {
   std::deque<LossEntry> entries_;
 };
 
-[[noreturn]] void reject(al_status status) { throw al_error(status); }
+/** Throws unless natoms is there, of a dtype that it may have. */
+void check_natoms(const char* who, const void* natoms, int32_t dtype) {
+  if (natoms == nullptr)
+    throw al_error(al_fail(AL_INVALID_ARGUMENT, "%s needs natoms", who));
+  if (dtype != AL_INT32 && dtype != AL_INT64)
+    throw al_error(
+        al_fail(AL_INVALID_ARGUMENT, "natoms must be int32 or int64"));
+}
 
 Table& table() {
   static Table losses;
@@ -71,38 +78,35 @@ void check_arguments(const LossEntry& loss, int64_t rows, int64_t cols,
                      const void* natoms, int32_t natoms_dtype) {
   int64_t elements;
   if (rows < 0 || cols < 0)
-    reject(al_fail(AL_INVALID_ARGUMENT, "negative size: %lld rows, %lld cols",
-                   static_cast<long long>(rows), static_cast<long long>(cols)));
+    throw al_error(
+        al_fail(AL_INVALID_ARGUMENT, "negative size: %lld rows, %lld cols",
+                static_cast<long long>(rows), static_cast<long long>(cols)));
   if (__builtin_mul_overflow(rows, cols, &elements) || elements > kMostElements)
-    reject(al_fail(AL_INVALID_ARGUMENT, "too many elements: [%lld, %lld]",
-                   static_cast<long long>(rows), static_cast<long long>(cols)));
-  if (!loss.uses_natoms || rows == 0) return;
-  if (natoms == nullptr)
-    reject(al_fail(AL_INVALID_ARGUMENT, "%s needs natoms", loss.name));
-  if (natoms_dtype != AL_INT32 && natoms_dtype != AL_INT64)
-    reject(al_fail(AL_INVALID_ARGUMENT, "natoms must be int32 or int64"));
+    throw al_error(
+        al_fail(AL_INVALID_ARGUMENT, "too many elements: [%lld, %lld]",
+                static_cast<long long>(rows), static_cast<long long>(cols)));
+  if (loss.uses_natoms && rows > 0)
+    check_natoms(loss.name, natoms, natoms_dtype);
 }
 
 void check_task(const LossEntry& loss, const al_loss_task& task) {
   check_arguments(loss, task.rows, task.cols, task.natoms, task.natoms_dtype);
   if (task.mask && loss.kind == AL_PER_ROW && !(task.flags & AL_MASK_PER_ROW))
-    reject(al_fail(AL_INVALID_ARGUMENT,
-                   "%s has an entry per row: its mask needs AL_MASK_PER_ROW",
-                   loss.name));
+    throw al_error(al_fail(
+        AL_INVALID_ARGUMENT,
+        "%s has an entry per row: its mask needs AL_MASK_PER_ROW", loss.name));
   if (!(task.flags & AL_PER_STRUCTURE)) return;
   if (loss.uses_natoms)
-    reject(al_fail(AL_INVALID_ARGUMENT,
-                   "%s reads natoms: it has no rows per structure", loss.name));
+    throw al_error(al_fail(AL_INVALID_ARGUMENT,
+                           "%s reads natoms: it has no rows per structure",
+                           loss.name));
   if (task.structures < 0 || task.structures > kMostElements)
-    reject(al_fail(AL_INVALID_ARGUMENT, "%lld structures",
-                   static_cast<long long>(task.structures)));
-  if (task.structures > 0 &&
-      (task.natoms == nullptr ||
-       (task.natoms_dtype != AL_INT32 && task.natoms_dtype != AL_INT64)))
-    reject(al_fail(AL_INVALID_ARGUMENT,
-                   "a loss per structure needs natoms, int32 or int64"));
+    throw al_error(al_fail(AL_INVALID_ARGUMENT, "%lld structures",
+                           static_cast<long long>(task.structures)));
+  if (task.structures > 0)
+    check_natoms("a loss per structure", task.natoms, task.natoms_dtype);
   if (task.rows > 0 && task.row_weights == nullptr)
-    reject(
+    throw al_error(
         al_fail(AL_INVALID_ARGUMENT, "a loss per structure needs row_weights"));
 }
 

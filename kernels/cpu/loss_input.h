@@ -30,6 +30,12 @@ struct Input {
   }
 };
 
+/** target, or 0 where it is not finite and the task says so. */
+template <class T>
+AL_HD T read_target(T t, T largest, bool zero_nonfinite) {
+  return zero_nonfinite && !is_finite(t, largest) ? T(0) : t;
+}
+
 /** scale / *normalizer, or scale. */
 inline double factor_of(double scale, const double* normalizer) {
   return normalizer ? scale / *normalizer : scale;

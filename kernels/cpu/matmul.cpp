@@ -10,6 +10,7 @@
 
 #include "dispatch.h"
 #include "half.h"
+#include "matmul_sides.h"
 #include "status.h"
 
 namespace {
@@ -85,12 +86,7 @@ al_status al_matmul(al_device*, int32_t dtype, int32_t transpose_a,
                    "k %lld",
                    INT_MAX, static_cast<long long>(m),
                    static_cast<long long>(n), static_cast<long long>(k));
-  if (m < 0 || n < 0 || k < 0)
-    return al_fail(AL_INVALID_ARGUMENT,
-                   "a negative side of the matrix product: m %lld, n %lld, "
-                   "k %lld",
-                   static_cast<long long>(m), static_cast<long long>(n),
-                   static_cast<long long>(k));
+  if (const al_status bad = atomloss::check_sides(m, n, k)) return bad;
   if (m == 0 || n == 0) return AL_OK;
   const Problem problem = {transpose_a ? CblasTrans : CblasNoTrans,
                            transpose_b ? CblasTrans : CblasNoTrans,

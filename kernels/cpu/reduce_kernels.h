@@ -262,12 +262,6 @@ Partial run_tiles(const Plan& plan, int64_t begin, int64_t end) {
   return {sum, 0};
 }
 
-/** target, or 0 where it is not finite and the task says so. */
-template <class T>
-AL_HD T read_target(T t, T largest, bool zero_nonfinite) {
-  return zero_nonfinite && !is_finite(t, largest) ? T(0) : t;
-}
-
 /** Elements [begin, end) one by one, whatever they hold. */
 template <class Loss, class S>
 Partial run_elements(const Plan& plan, int64_t begin, int64_t end) {

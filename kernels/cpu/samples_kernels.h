@@ -41,8 +41,8 @@ bool row_loses(const al_loss_task& task, bool per_row, int64_t row) {
   for (int64_t i = row * task.cols; i < (row + 1) * task.cols; ++i) {
     if (task.mask && !per_row && !task.mask[i]) continue;
     const T p = nan_to_num(load(static_cast<const S*>(task.pred)[i]), kLargest);
-    T t = load(static_cast<const S*>(task.target)[i]);
-    if (task.flags & AL_ZERO_NONFINITE && !is_finite(t, kLargest)) t = 0;
+    const T t = read_target(load(static_cast<const S*>(task.target)[i]),
+                            kLargest, task.flags & AL_ZERO_NONFINITE);
     if constexpr (Loss::kind == AL_PER_ROW) {
       squares += (p - t) * (p - t);
     } else if (Loss::value(p, t, T(1)) != T(0)) {

@@ -9,6 +9,7 @@
 
 #include "device.cuh"
 #include "dispatch.h"
+#include "matmul_sides.h"
 
 namespace {
 
@@ -76,12 +77,7 @@ void multiply(cublasHandle_t handle, const Problem& p, cudaDataType_t type,
 al_status al_matmul(al_device* device, int32_t dtype, int32_t transpose_a,
                     int32_t transpose_b, int64_t m, int64_t n, int64_t k,
                     const void* a, const void* b, void* c, int32_t accumulate) {
-  if (m < 0 || n < 0 || k < 0)
-    return al_fail(AL_INVALID_ARGUMENT,
-                   "a negative side of the matrix product: m %lld, n %lld, "
-                   "k %lld",
-                   static_cast<long long>(m), static_cast<long long>(n),
-                   static_cast<long long>(k));
+  if (const al_status bad = atomloss::check_sides(m, n, k)) return bad;
   if (m == 0 || n == 0) return AL_OK;
   if (k == 0)  // an empty sum
     return accumulate ? static_cast<al_status>(AL_OK)
