@@ -132,15 +132,8 @@ export class DDPLoss {
     options: ReduceOptions<Tensor> = {},
   ): Tensor {
     this.#checkInput(input, target);
-    const value = resultTensor(
-      input.device,
-      valueDType(input.dtype),
-      options.out,
-      [input, target],
-    );
-    this.#reduce(input, target, natoms, options.normalizer, value, null);
-    onNonFinite(value, this.#onNonFinite);
-    return value;
+    const { out, normalizer } = options;
+    return this.#reduce(input, target, natoms, normalizer, out, null);
   }
 
   /**
@@ -162,7 +155,7 @@ export class DDPLoss {
     options: ReduceOptions<{ value: Tensor; grad: Tensor }> = {},
   ): ValueAndGrad {
     this.#checkInput(input, target);
-    const { out } = options;
+    const { out, normalizer } = options;
     const grad = outputTensor(
       input.device,
       input.shape,
@@ -170,14 +163,14 @@ export class DDPLoss {
       out?.grad,
       [input, target],
     );
-    const value = resultTensor(
-      input.device,
-      valueDType(input.dtype),
+    const value = this.#reduce(
+      input,
+      target,
+      natoms,
+      normalizer,
       out?.value,
-      [input, target, grad],
+      grad,
     );
-    this.#reduce(input, target, natoms, options.normalizer, value, grad);
-    onNonFinite(value, this.#onNonFinite);
     return valueAndGrad(value, grad);
   }
 
@@ -238,9 +231,12 @@ export class DDPLoss {
     target: Tensor,
     natoms: Tensor | null,
     given: Normalizer | undefined,
-    value: Tensor,
+    out: Tensor | undefined,
     grad: Tensor | null,
-  ): void {
+  ): Tensor {
+    const others = grad === null ? [input, target] : [input, target, grad];
+    const dtype = valueDType(input.dtype);
+    const value = resultTensor(input.device, dtype, out, others);
     const native = this.lossFn instanceof NativeLoss
       ? prepareInput(this.lossFn, input, natoms)
       : undefined;
@@ -257,12 +253,14 @@ export class DDPLoss {
       : { scale: 1, normalizer: 0n };
     if (native === undefined) {
       this.#reduceComposed(input, target, natoms, factor, value, grad);
-      return;
+    } else {
+      this.#table.setInput(0, native, input, target, null, null, null, false);
+      this.#table.setOutput(0, value, grad);
+      this.#table.setFactor(0, factor.scale, factor.normalizer);
+      this.#table.reduce(input.device, null);
     }
-    this.#table.setInput(0, native, input, target, null, null, null, false);
-    this.#table.setOutput(0, value, grad);
-    this.#table.setFactor(0, factor.scale, factor.normalizer);
-    this.#table.reduce(input.device, null);
+    onNonFinite(value, this.#onNonFinite);
+    return value;
   }
 
   /** The same for a loss that is written elsewhere, from its own forward and backward. */

@@ -24,7 +24,7 @@ const PATIENCE = 2_000;
 
 /**
  * Until a signal that came while a collective held this process is told, in ms:
- * before launch.ts, noticing an end, sends one of its own (100 ms).
+ * before launch.ts, noticing an end, sends one of its own (a second).
  */
 const DELIVERY = 50;
 
