@@ -7,17 +7,13 @@ import {
 } from "@std/assert";
 import { Device } from "../mod.ts";
 import { ROOT, startProgram } from "./launch_replicas.ts";
+import { freePort } from "./system.ts";
 
 /** What one replica left. */
 interface Outcome {
   readonly code: number;
   readonly stdout: string;
   readonly stderr: string;
-}
-
-function freePort(): number {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  return listener.addr.port;
 }
 
 /**

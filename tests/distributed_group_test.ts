@@ -18,6 +18,7 @@ import {
   launchReplicas,
   startReplicas,
 } from "./launch_replicas.ts";
+import { isAlive } from "./system.ts";
 
 for (const device of ["cpu", "cuda"]) {
   for (const worldSize of [1, 2, 3, 4]) {
@@ -59,16 +60,6 @@ async function replicasAtWork(
     if (match !== null) pids.set(Number(match[1]), Number(match[2]));
   }
   return pids;
-}
-
-/** Whether a process is there. */
-async function isAlive(pid: number): Promise<boolean> {
-  try {
-    // A zombie has a folder too, but no command line.
-    return (await Deno.readTextFile(`/proc/${pid}/cmdline`)).length > 0;
-  } catch {
-    return false;
-  }
 }
 
 for (const device of ["cpu", "cuda"]) {

@@ -9,6 +9,7 @@ import { Rendezvous } from "../distributed/rendezvous.ts";
 import { StoreClient } from "../distributed/store_client.ts";
 import { StoreServer } from "../distributed/store_server.ts";
 import { RendezvousError } from "../mod.ts";
+import { freePort } from "./system.ts";
 
 const HOST = "127.0.0.1";
 const SECRET = "correct horse battery staple";
@@ -228,11 +229,6 @@ Deno.test("listen() says when the port is taken, and takes the next of several",
     client.close();
     await second.close();
   }));
-
-function freePort(): number {
-  using listener = Deno.listen({ hostname: HOST, port: 0 });
-  return listener.addr.port;
-}
 
 function join(
   rank: number,

@@ -23,6 +23,7 @@ import { siliconStructures } from "../examples/potential/silicon.ts";
 import { Adam, Device } from "../mod.ts";
 import { testOnDevices } from "./devices.ts";
 import { type LaunchedJob, startProgram } from "./launch_replicas.ts";
+import { freePort, withFolder } from "./system.ts";
 import {
   deno,
   difference,
@@ -31,18 +32,6 @@ import {
 } from "./training.ts";
 
 const FILE = "checkpoint.safetensors";
-
-/** A folder that is gone after the test. */
-async function withFolder(
-  test: (folder: string) => Promise<void>,
-): Promise<void> {
-  const folder = await Deno.makeTempDir();
-  try {
-    await test(folder);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
 
 async function names(folder: string): Promise<string[]> {
   return (await Array.fromAsync(Deno.readDir(folder))).map(({ name }) => name);
@@ -308,6 +297,21 @@ Deno.test("decisiveSettings() notices every number of the data that is another",
 const OPTIONS = "--device cpu --steps 2000".split(" ");
 const LAUNCH = ["launch.ts", "--nproc-per-node", "2", TRAINING_SCRIPT];
 
+/** Starts a training with checkpoints, every so many steps. */
+function start(
+  args: readonly string[],
+  folder: string,
+  every?: number,
+  env: Record<string, string> = {},
+): LaunchedJob {
+  const often = every === undefined ? [] : ["--checkpoint-every", `${every}`];
+  return startProgram(
+    Deno.execPath(),
+    ["run", "-A", ...args, "--checkpoint", folder, ...often],
+    env,
+  );
+}
+
 /** The last checkpoint of two replicas that nothing interrupts. */
 let whole: Promise<Uint8Array<ArrayBuffer>> | undefined;
 
@@ -357,16 +361,7 @@ async function underWay(folder: string): Promise<void> {
 for (const [signal, exitCode] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
   Deno.test(`train_potential.ts writes a checkpoint when ${signal} comes, and goes on from it to the bit`, () =>
     withFolder(async (folder) => {
-      const job = startProgram(Deno.execPath(), [
-        "run",
-        "-A",
-        ...LAUNCH,
-        ...OPTIONS,
-        "--checkpoint",
-        folder,
-        "--checkpoint-every",
-        "97",
-      ]);
+      const job = start([...LAUNCH, ...OPTIONS], folder, 97);
       await underWay(folder);
       job.kill(signal);
       const { code, stdout, stderr } = await job.finished();
@@ -383,16 +378,7 @@ for (const [signal, exitCode] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
 
 Deno.test("train_potential.ts goes on to the bit from the last checkpoint when all was killed", () =>
   withFolder(async (folder) => {
-    const job = startProgram(Deno.execPath(), [
-      "run",
-      "-A",
-      ...LAUNCH,
-      ...OPTIONS,
-      "--checkpoint",
-      folder,
-      "--checkpoint-every",
-      "7",
-    ]);
+    const job = start([...LAUNCH, ...OPTIONS], folder, 7);
     await underWay(folder);
     job.kill("SIGKILL");
     await job.finished();
@@ -401,21 +387,10 @@ Deno.test("train_potential.ts goes on to the bit from the last checkpoint when a
 
 Deno.test("train_potential.ts writes a checkpoint when another replica dies", () =>
   withFolder(async (folder) => {
-    using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-    const { port } = listener.addr;
-    listener.close();
+    const port = freePort();
     // Without launch.ts, which would end replica 0 too.
     const [first, second] = [0, 1].map((rank) =>
-      startProgram(Deno.execPath(), [
-        "run",
-        "-A",
-        TRAINING_SCRIPT,
-        ...OPTIONS,
-        "--checkpoint",
-        folder,
-        "--checkpoint-every",
-        "97",
-      ], {
+      start([TRAINING_SCRIPT, ...OPTIONS], folder, 97, {
         RANK: `${rank}`,
         LOCAL_RANK: `${rank}`,
         WORLD_SIZE: "2",
@@ -437,14 +412,7 @@ Deno.test("train_potential.ts writes a checkpoint when another replica dies", ()
 
 Deno.test("train_potential.ts ends when one replica alone is told to, and keeps its state", () =>
   withFolder(async (folder) => {
-    const job = startProgram(Deno.execPath(), [
-      "run",
-      "-A",
-      ...LAUNCH,
-      ...OPTIONS.with(-1, "1000000"),
-      "--checkpoint",
-      folder,
-    ]);
+    const job = start([...LAUNCH, ...OPTIONS.with(-1, "1000000")], folder);
     // Replicas by their environment: the launcher tells nobody their ids.
     let pid: number | undefined;
     const isSecond = async (id: string): Promise<boolean> => {

@@ -7,6 +7,7 @@ import {
 import { launch } from "../launch.ts";
 import { LaunchError } from "../mod.ts";
 import { type LaunchedJob, ROOT, startProgram } from "./launch_replicas.ts";
+import { isAlive } from "./system.ts";
 
 interface Finished {
   readonly code: number;
@@ -30,15 +31,6 @@ function start(
     ["run", "-A", "launch.ts", ...args],
     env,
   );
-}
-
-/** Whether a process is there; a zombie is not. */
-async function isAlive(pid: number): Promise<boolean> {
-  try {
-    return (await Deno.readTextFile(`/proc/${pid}/cmdline`)).length > 0;
-  } catch {
-    return false;
-  }
 }
 
 /** Process ids that replicas print, "pid 123", one a line. */

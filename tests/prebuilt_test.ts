@@ -2,18 +2,7 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { buildLibrary } from "../ffi/build.ts";
 import { type Finished, ROOT, startProgram } from "./launch_replicas.ts";
-
-/** Runs a test in a folder of its own, which goes. */
-async function inFolder(
-  test: (directory: string) => Promise<void>,
-): Promise<void> {
-  const directory = await Deno.makeTempDir();
-  try {
-    await test(directory);
-  } finally {
-    await Deno.remove(directory, { recursive: true });
-  }
-}
+import { withFolder } from "./system.ts";
 
 /** Runs a fixture in a folder, with a file there for a library. */
 function runWith(
@@ -55,7 +44,7 @@ function assertRefused(
 const ADVICE = "rebuild it, or unset ATOMLOSS_LIBRARY_CPU to have it built";
 
 Deno.test("ATOMLOSS_LIBRARY_CPU is refused when it is not there", () =>
-  inFolder(async (directory) =>
+  withFolder(async (directory) =>
     assertRefused(
       await runWith(`${directory}/none.so`, directory),
       `ATOMLOSS_LIBRARY_CPU names ${directory}/none.so, which is not there`,
@@ -63,7 +52,7 @@ Deno.test("ATOMLOSS_LIBRARY_CPU is refused when it is not there", () =>
   ));
 
 Deno.test("ATOMLOSS_LIBRARY_CPU is refused when it is no library", () =>
-  inFolder(async (directory) => {
+  withFolder(async (directory) => {
     await Deno.writeTextFile(`${directory}/library.so`, "not a library");
     assertRefused(
       await runWith("./library.so", directory),
@@ -73,7 +62,7 @@ Deno.test("ATOMLOSS_LIBRARY_CPU is refused when it is no library", () =>
   }));
 
 Deno.test("ATOMLOSS_LIBRARY_CPU is refused when it is some other library", () =>
-  inFolder(async (directory) => {
+  withFolder(async (directory) => {
     await compile("int some_function(void) { return 0; }", directory);
     assertRefused(
       await runWith("./library.so", directory),
@@ -84,7 +73,7 @@ Deno.test("ATOMLOSS_LIBRARY_CPU is refused when it is some other library", () =>
   }));
 
 Deno.test("ATOMLOSS_LIBRARY_CPU is refused when it has another ABI version", () =>
-  inFolder(async (directory) => {
+  withFolder(async (directory) => {
     await compile("int al_abi_version(void) { return 0; }", directory);
     assertRefused(
       await runWith("./library.so", directory),
@@ -94,7 +83,7 @@ Deno.test("ATOMLOSS_LIBRARY_CPU is refused when it has another ABI version", () 
   }));
 
 Deno.test("ATOMLOSS_LIBRARY_CPU is refused when it lacks functions", () =>
-  inFolder(async (directory) => {
+  withFolder(async (directory) => {
     const header = new URL("../kernels/atomloss.h", import.meta.url);
     const [, version] = /AL_ABI_VERSION (\d+)/
       .exec(await Deno.readTextFile(header))!;
@@ -108,7 +97,7 @@ Deno.test("ATOMLOSS_LIBRARY_CPU is refused when it lacks functions", () =>
   }));
 
 Deno.test("defineLoss() adds to a prebuilt library, also by a relative name", () =>
-  inFolder(async (directory) => {
+  withFolder(async (directory) => {
     await Deno.copyFile(await buildLibrary("cpu"), `${directory}/library.so`);
     const done = await runWith("library.so", directory, "define_loss.ts");
     assertEquals(done.code, 0, done.stderr);
@@ -117,7 +106,7 @@ Deno.test("defineLoss() adds to a prebuilt library, also by a relative name", ()
   }));
 
 Deno.test("defineLoss() refuses a prebuilt library of other sources", () =>
-  inFolder(async (directory) => {
+  withFolder(async (directory) => {
     // The hash of its sources is the one thing that tells it from this
     // package's: what it would do to structs of another layout is undefined.
     const bytes = await Deno.readFile(await buildLibrary("cpu"));
