@@ -26,6 +26,7 @@ import { emptyArray } from "../tensor/dtype.ts";
 import { testOnDevices } from "./devices.ts";
 import { Capsule, type CapsuleOptions } from "./dlpack_capsule.ts";
 import { collectGarbage } from "./garbage.ts";
+import { leaked } from "./held.ts";
 import { randomNumbers } from "./random.ts";
 
 /** Elements of every dtype, and the dtype as DLPack writes it. */
@@ -719,11 +720,11 @@ Deno.test("toDLPack() blocks that outlive their device are freed by the deleter"
     device.dispose();
     callDeleter(managed);
   };
-  await lend();
-  const before = Deno.memoryUsage().rss;
-  for (let i = 0; i < 32; i++) await lend();
-  const grown = Deno.memoryUsage().rss - before;
-  assert(grown < 8 * bytes, `resident memory grew by ${grown} bytes`);
+  const lendAll = async (times: number): Promise<void> => {
+    for (let i = 0; i < times; i++) await lend();
+  };
+  const megabytes = await leaked(lendAll, 40); // of 8 times 16 MB each
+  assert(megabytes < 64, `${megabytes.toFixed(1)} MB leaked`);
 });
 
 testOnDevices(

@@ -1,13 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { DDPLoss } from "../mod.ts";
 import { testOnDevices } from "./devices.ts";
-
-/** Resident memory of this process, in bytes. */
-function resident(): number {
-  return Deno.memoryUsage().rss;
-}
-
-const MEGABYTE = 2 ** 20;
+import { leaked } from "./held.ts";
 
 /** A GPU's calls are cheap to make: more of them. */
 const CALLS = { cpu: 100_000, cuda: 1_000_000 };
@@ -18,24 +12,20 @@ testOnDevices(
     const ddp = new DDPLoss("l2norm");
     using pred = device.tensor(new Float32Array(3900).fill(1), [1300, 3]);
     using target = device.zeros([1300, 3]);
-    const run = (calls: number): void => {
+    const run = async (calls: number): Promise<void> => {
       for (let i = 0; i < calls; i++) {
         using _result = ddp.valueAndGrad(pred, target);
       }
+      await device.synchronize();
     };
-    run(1000);
-    await device.synchronize();
+    await run(1000);
     const { tensors, used, cached, free } = device.memory;
-    const before = resident();
-    run(CALLS[device.type]);
-    await device.synchronize();
+    // In 20 000 calls the gradients would be 300 MB.
+    const megabytes = await leaked(run, CALLS[device.type]);
+    assert(megabytes < 5, `${megabytes.toFixed(1)} MB leaked`);
     assertEquals(device.memory.tensors, tensors);
     assertEquals(device.memory.used, used);
     assertEquals(device.memory.cached, cached);
     if (device.type === "cuda") assertEquals(device.memory.free, free);
-    // The engine's own young heap comes and goes by some megabytes; leaking the
-    // gradients would be 1.5 GB, leaking one wrapper object a call 10 MB.
-    const grown = (resident() - before) / MEGABYTE;
-    assert(grown < 8, `resident memory grew by ${grown.toFixed(1)} MB`);
   },
 );
