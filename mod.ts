@@ -20,11 +20,7 @@ export { Device, type MemoryState } from "./tensor/device.ts";
 export type { DType, TensorData } from "./tensor/dtype.ts";
 export type { Shape } from "./tensor/shape.ts";
 export type { DLPackOptions } from "./tensor/dlpack.ts";
-export {
-  type NonFiniteListener,
-  Tensor,
-  type WrapOptions,
-} from "./tensor/tensor.ts";
+export { Tensor, type WrapOptions } from "./tensor/tensor.ts";
 export { matmul, type MatmulOptions } from "./tensor/matmul.ts";
 export {
   Adam,
@@ -45,6 +41,7 @@ export type {
   ReduceOptions,
   ValueAndGrad,
 } from "./loss/reduction.ts";
+export type { NonFiniteListener } from "./loss/remarks.ts";
 export { DDPMTLoss } from "./loss/ddp_mt_loss.ts";
 export {
   MultiTaskLoss,

@@ -30,6 +30,7 @@ const HEADERS = [
   "cpu/reduce_kernels.h",
   "cpu/samples_kernels.h",
   "cpu/stream.h",
+  "cpu/structure_offsets.h",
   "cpu/unreduced_kernels.h",
 ];
 

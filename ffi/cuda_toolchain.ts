@@ -33,6 +33,7 @@ const HEADERS = [
   "cuda/reduce_tasks.cuh",
   "cuda/samples_kernels.cuh",
   "cuda/scratch.cuh",
+  "cuda/structure_offsets.cuh",
   "cuda/task.cuh",
   "cuda/unreduced_kernels.cuh",
 ];

@@ -47,5 +47,6 @@ export const SHARED_HEADERS: readonly string[] = [
   "roll_call.h",
   "sources.h",
   "status.h",
+  "structures.h",
   "user_losses.h",
 ];

@@ -29,7 +29,7 @@ extern "C" {
 #endif
 
 /** Raised whenever a signature or a meaning below changes. */
-#define AL_ABI_VERSION 2
+#define AL_ABI_VERSION 3
 
 typedef int32_t al_status;
 
@@ -72,8 +72,12 @@ typedef struct al_group al_group;
  */
 typedef struct {
   double value;
-  int64_t nonfinite; /* how many entries of pred were NaN or infinite */
+  int64_t nonfinite; /* how many entries of pred were NaN or infinite, plus
+                        AL_BAD_NATOMS for a task whose natoms were wrong */
 } al_loss_result;
+
+/** More than any count; as many as there are tasks can be added. */
+#define AL_BAD_NATOMS (INT64_C(1) << 48)
 
 /**
  * What evaluation accumulates, in device memory: all doubles, so that one
@@ -230,7 +234,7 @@ typedef struct {
   const void* natoms;  /* in natoms_dtype: [rows] for a loss that uses it,
                           [structures] with AL_PER_STRUCTURE; or NULL */
   const uint8_t* mask; /* entries that count; NULL: all */
-  void* row_weights;   /* AL_PER_STRUCTURE: [rows], which al_count_samples
+  void* row_weights;   /* AL_PER_STRUCTURE: [rows + 1], which al_count_samples
                           writes; double for float64, otherwise float */
   void* grad;          /* like pred; NULL: not wanted */
   al_loss_result* result;
@@ -253,7 +257,8 @@ typedef struct {
  * row_weights, 1 / (rows of the structure that the mask leaves, or all of them
  * if it leaves none), and counts the structures with an entry left whose loss
  * is not 0.
- * Where natoms does not add up to rows, rows left over weigh 0.
+ * If a number of natoms is negative or they do not add up to rows, all rows
+ * weigh 0 and no structure counts. Behind the weights it writes whether so.
  */
 al_status al_count_samples(al_device* device, int32_t count,
                            const al_loss_task* tasks, int64_t* counts);
@@ -266,7 +271,7 @@ al_status al_count_samples(al_device* device, int32_t count,
  * with factor = scale / *normalizer, and weight 0 where the mask is 0,
  * otherwise row_weights or 1. In pred NaN counts as 0 and an infinity as the
  * largest finite number of its sign; the gradient there is 0 and
- * result->nonfinite counts them.
+ * result->nonfinite counts them, and says whether natoms was wrong.
  *
  * total, if not NULL, gets the sums over the tasks; its value is a double.
  */

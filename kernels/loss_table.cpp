@@ -105,7 +105,7 @@ void check_task(const LossEntry& loss, const al_loss_task& task) {
                            static_cast<long long>(task.structures)));
   if (task.structures > 0)
     check_natoms("a loss per structure", task.natoms, task.natoms_dtype);
-  if (task.rows > 0 && task.row_weights == nullptr)
+  if (task.row_weights == nullptr)
     throw al_error(
         al_fail(AL_INVALID_ARGUMENT, "a loss per structure needs row_weights"));
 }

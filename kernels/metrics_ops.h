@@ -14,8 +14,8 @@
 #include <cfloat>
 #include <cmath>
 
-#include "loss_ops.h"
 #include "status.h"
+#include "structures.h"
 
 namespace atomloss {
 
@@ -159,34 +159,6 @@ inline al_status check_metrics(int64_t structures, int64_t atoms,
 }
 
 /* ---- where a structure's atoms are ---------------------------------------*/
-
-/** natoms as the caller has it. */
-struct Natoms {
-  const void* values;
-  bool is_64;
-
-  AL_HD int64_t operator[](int64_t structure) const {
-    return is_64 ? static_cast<const int64_t*>(values)[structure]
-                 : static_cast<const int32_t*>(values)[structure];
-  }
-};
-
-/**
- * Adds counts of atoms up to `limit`, one more than there are: a sum of `limit`
- * is too large however much is added, and no sum overflows. A negative count
- * counts as `limit`, so that wrong counts never add up. Associative: a scan may
- * group it as it likes.
- */
-struct AddAtoms {
-  int64_t limit;
-
-  AL_HD int64_t clamp(int64_t count) const {
-    return count < 0 || count > limit ? limit : count;
-  }
-  AL_HD int64_t operator()(int64_t a, int64_t b) const {
-    return a > limit - b ? limit : a + b;
-  }
-};
 
 /**
  * The structure that an atom belongs to: the last whose first atom is not

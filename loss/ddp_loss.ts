@@ -6,10 +6,10 @@ import { dtypeCode, isFloating } from "../tensor/dtype.ts";
 import { shapeSize } from "../tensor/shape.ts";
 import {
   checkTensor,
-  NONFINITE_OFFSET,
-  type NonFiniteListener,
-  onNonFinite,
+  onResult,
   outputTensor,
+  REMARKS_OFFSET,
+  type ResultListener,
   resultTensor,
   Tensor,
 } from "../tensor/tensor.ts";
@@ -30,8 +30,8 @@ import {
   type ValueAndGrad,
   valueAndGrad,
   valueDType,
-  warnNonFinite,
 } from "./reduction.ts";
+import { remarksOn } from "./remarks.ts";
 import { TaskTable } from "./task_table.ts";
 
 /** How the entries of an unreduced loss become one number. */
@@ -81,7 +81,7 @@ export class DDPLoss {
     >
   >;
   readonly #group: ProcessGroup | undefined;
-  readonly #onNonFinite: NonFiniteListener;
+  readonly #remarks: ResultListener;
   readonly #table = new TaskTable(1);
 
   /**
@@ -107,8 +107,10 @@ export class DDPLoss {
     checkReduction(reduction, Object.keys(this.reductionMap));
     this.reduction = reduction;
     this.#group = options.group;
-    this.#onNonFinite = options.onNonFinite ??
-      warnNonFinite(`DDPLoss("${this.lossFn.name}")`);
+    this.#remarks = remarksOn(
+      `DDPLoss("${this.lossFn.name}")`,
+      options.onNonFinite,
+    );
   }
 
   /**
@@ -259,7 +261,7 @@ export class DDPLoss {
       this.#table.setFactor(0, factor.scale, factor.normalizer);
       this.#table.reduce(input.device, null);
     }
-    onNonFinite(value, this.#onNonFinite);
+    onResult(value, this.#remarks);
     return value;
   }
 
@@ -292,7 +294,7 @@ export class DDPLoss {
     );
     using unreduced = this.lossFn.forward(finite, target, natoms);
     this.#sumInto(unreduced, factor, value);
-    const count = Deno.UnsafePointer.offset(value.pointer, NONFINITE_OFFSET);
+    const count = Deno.UnsafePointer.offset(value.pointer, REMARKS_OFFSET);
     library.check(
       symbols.al_copy(
         handle,

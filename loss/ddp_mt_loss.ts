@@ -1,8 +1,8 @@
 /** A loss with a mask over all replicas, as the reference trains many tasks with. */
 import {
-  type NonFiniteListener,
-  onNonFinite,
+  onResult,
   outputTensor,
+  type ResultListener,
   resultTensor,
   type Tensor,
 } from "../tensor/tensor.ts";
@@ -21,8 +21,8 @@ import {
   type ValueAndGrad,
   valueAndGrad,
   valueDType,
-  warnNonFinite,
 } from "./reduction.ts";
+import { remarksOn } from "./remarks.ts";
 
 /**
  * A loss of the entries that a mask leaves, reduced over this replica and
@@ -35,8 +35,9 @@ import {
  * - `"per_structure"`: the rows of a structure are summed and divided by the
  *   number of those that the mask leaves (by natoms where it leaves none); of
  *   these the mean over the structures, of all replicas, with an entry whose
- *   loss is not 0. natoms must add up to the rows. That is not checked, since it
- *   would wait for the device: rows that natoms does not reach have no loss.
+ *   loss is not 0. natoms must add up to the rows. That is seen on the device:
+ *   if not, nothing of this replica counts, value and gradient are 0, and
+ *   reading the value throws an {@linkcode ArgumentError}.
  *
  * `coefficient` scales value and gradient. A number of samples below 1 counts
  * as 1, non-finite targets as 0, a value that is NaN as 0. NaN in the input
@@ -69,7 +70,7 @@ export class DDPMTLoss {
   /** What value and gradient are multiplied by. */
   readonly coefficient: number;
   readonly #tasks: MaskedTasks;
-  readonly #onNonFinite: NonFiniteListener;
+  readonly #remarks: ResultListener;
 
   /**
    * A loss with its reduction.
@@ -93,8 +94,10 @@ export class DDPMTLoss {
     this.reduction = task.reduction;
     this.coefficient = coefficient;
     this.#tasks = new MaskedTasks([task], options.group);
-    this.#onNonFinite = options.onNonFinite ??
-      warnNonFinite(`DDPMTLoss("${task.loss.name}")`);
+    this.#remarks = remarksOn(
+      `DDPMTLoss("${task.loss.name}")`,
+      options.onNonFinite,
+    );
   }
 
   /**
@@ -183,7 +186,7 @@ export class DDPMTLoss {
     const others = grad === undefined ? [input, target] : [input, target, grad];
     const value = resultTensor(device, valueDType(input.dtype), out, others);
     this.#tasks.reduce(device, inputs, normalizer, [value], [grad], null);
-    onNonFinite(value, this.#onNonFinite);
+    onResult(value, this.#remarks);
     return value;
   }
 }

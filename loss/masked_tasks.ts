@@ -51,8 +51,8 @@ export interface TaskInput {
   readonly target: Tensor;
   /**
    * Atoms per structure, int32 or int64: for losses that use it, and for the
-   * reduction `"per_structure"`, where they must add up to the rows of `input`
-   * (which is not checked: rows beyond have no loss).
+   * reduction `"per_structure"`, where they must add up to the rows of `input`:
+   * if not, nothing counts, and reading the value throws an `ArgumentError`.
    */
   readonly natoms?: Tensor | null;
   /** Entries that count, bool: of the shape of the unreduced loss, or one per row. Default: all. */
@@ -228,7 +228,7 @@ export class MaskedTasks {
       }
       checkNatoms(pred, natoms);
       rowWeights = weights.use(
-        Tensor.empty(device, [input.rows], valueDType(pred.dtype)),
+        Tensor.empty(device, [input.rows + 1], valueDType(pred.dtype)),
       );
     }
     this.#table.setInput(

@@ -2,7 +2,11 @@
 import { ArgumentError, DeviceError } from "../errors.ts";
 import type { ProcessGroup } from "../distributed/process_group.ts";
 import type { Device } from "../tensor/device.ts";
-import { outputTensor, type Tensor } from "../tensor/tensor.ts";
+import {
+  outputTensor,
+  type ResultListener,
+  type Tensor,
+} from "../tensor/tensor.ts";
 import type { Loss } from "./loss.ts";
 import {
   type MaskedReduction,
@@ -17,7 +21,8 @@ import {
   type TaskListener,
 } from "./multi_task_result.ts";
 import { checkSamples, type Normalizer } from "./normalizer.ts";
-import { type ReduceOptions, warnNonFinite } from "./reduction.ts";
+import type { ReduceOptions } from "./reduction.ts";
+import { remarksOn } from "./remarks.ts";
 
 /** One task of {@linkcode MultiTaskLoss}. */
 export interface TaskOptions {
@@ -81,7 +86,8 @@ export class MultiTaskLoss<Name extends string> {
   /** Names of the tasks, in their order. */
   readonly names: readonly Name[];
   readonly #tasks: MaskedTasks;
-  readonly #listener: TaskListener;
+  /** Of the total, then of the tasks. */
+  readonly #remarks: readonly ResultListener[];
 
   /**
    * The losses of a step. Every replica must name the same tasks, in the same order.
@@ -104,11 +110,13 @@ export class MultiTaskLoss<Name extends string> {
       }),
       options.group,
     );
-    this.#listener = options.onNonFinite ??
-      ((count, task) =>
-        warnNonFinite(
-          task === undefined ? "MultiTaskLoss" : `MultiTaskLoss, task ${task},`,
-        )(count));
+    const { onNonFinite } = options;
+    this.#remarks = [undefined, ...this.names].map((task) =>
+      remarksOn(
+        task === undefined ? "MultiTaskLoss" : `MultiTaskLoss, task ${task},`,
+        onNonFinite && ((count) => onNonFinite(count, task)),
+      )
+    );
   }
 
   /**
@@ -223,7 +231,7 @@ export class MultiTaskLoss<Name extends string> {
     out: MultiTaskValues<Name> | undefined,
   ): MultiTaskResult<Name> {
     if (out === undefined) {
-      return new MultiTaskResult(device, this.names, this.#listener, this);
+      return new MultiTaskResult(device, this.names, this.#remarks, this);
     }
     if (!(out instanceof MultiTaskResult && out.owner === this)) {
       throw new ArgumentError(

@@ -1,6 +1,12 @@
 /** What a multi-task loss leaves: its values in one block, and the gradients. */
 import type { Device } from "../tensor/device.ts";
-import { onNonFinite, partOf, RESULT_BYTES, Tensor } from "../tensor/tensor.ts";
+import {
+  onResult,
+  partOf,
+  RESULT_BYTES,
+  type ResultListener,
+  Tensor,
+} from "../tensor/tensor.ts";
 
 /** The losses of the tasks, as numbers. */
 export interface MultiTaskNumbers<Name extends string> {
@@ -16,7 +22,11 @@ export interface MultiTaskValues<Name extends string> extends Disposable {
   readonly total: Tensor;
   /** Value of each task, its coefficient included, a float64 scalar. */
   readonly values: { readonly [name in Name]: Tensor };
-  /** All of them as numbers, by one transfer. Waits for the device, like `data()`. */
+  /**
+   * All of them as numbers, by one transfer. Waits for the device, like `data()`.
+   *
+   * @throws What `data()` throws.
+   */
   read(): Promise<MultiTaskNumbers<Name>>;
 }
 
@@ -42,7 +52,8 @@ export class MultiTaskResult<Name extends string>
   /** Who made it. */
   readonly owner: object;
   readonly #names: readonly Name[];
-  readonly #listener: TaskListener;
+  /** Of the total, then of the tasks. */
+  readonly #remarks: readonly ResultListener[];
   /** The total, then the values: al_loss_result each. */
   readonly #block: Tensor;
   #grads: { readonly [name in Name]?: Tensor } = {};
@@ -51,15 +62,15 @@ export class MultiTaskResult<Name extends string>
   constructor(
     device: Device,
     names: readonly Name[],
-    listener: TaskListener,
+    remarks: readonly ResultListener[],
     owner: object,
   ) {
     this.#names = names;
-    this.#listener = listener;
+    this.#remarks = remarks;
     this.#block = Tensor.empty(device, [names.length + 1, 2], "float64");
-    const [total, ...list] = [undefined, ...names].map((task, i) => {
+    const [total, ...list] = remarks.map((listener, i) => {
       const value = partOf(this.#block, [], i * RESULT_BYTES);
-      onNonFinite(value, (count) => listener(count, task));
+      onResult(value, listener);
       return value;
     });
     this.total = total!;
@@ -91,11 +102,11 @@ export class MultiTaskResult<Name extends string>
 
   async read(): Promise<MultiTaskNumbers<Name>> {
     const data = await this.#block.data() as Float64Array<ArrayBuffer>;
-    const counts = new BigInt64Array(data.buffer);
-    [undefined, ...this.#names].forEach((task, i) => {
-      const count = counts[2 * i + 1]!;
-      if (count > 0n) this.#listener(Number(count), task);
-    });
+    const words = new BigInt64Array(data.buffer);
+    const tell = (i: number) => this.#remarks[i]!(words[2 * i + 1]!);
+    // The tasks first: a wrong natoms is told with the name of its task.
+    this.list.forEach((_, i) => tell(i + 1));
+    tell(0);
     return {
       total: data[0]!,
       values: Object.fromEntries(

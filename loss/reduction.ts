@@ -2,9 +2,10 @@
 import { ArgumentError, UnknownReductionError } from "../errors.ts";
 import type { ProcessGroup } from "../distributed/process_group.ts";
 import type { DType } from "../tensor/dtype.ts";
-import type { NonFiniteListener, Tensor } from "../tensor/tensor.ts";
+import type { Tensor } from "../tensor/tensor.ts";
 import type { Loss } from "./loss.ts";
 import type { Normalizer } from "./normalizer.ts";
+import type { NonFiniteListener } from "./remarks.ts";
 // Registered by name there.
 import "./define_loss.ts";
 import "./losses.ts";
@@ -63,15 +64,6 @@ export function checkReduction(
       }`,
     );
   }
-}
-
-/** The warning for non-finite inputs of a loss. */
-export function warnNonFinite(loss: string): NonFiniteListener {
-  return (count) =>
-    console.warn(
-      `atomloss: Found nans or infs while computing loss: ${count} entries of the input of ` +
-        `${loss} counted as 0 or as the largest finite number, without gradient`,
-    );
 }
 
 /** Value and gradient as one thing to dispose. */

@@ -83,15 +83,15 @@ function own(block: Block, begin: bigint, keep?: object): Memory {
 /** Receives the address of a new block; calls are synchronous, one is enough. */
 const address = new BigUint64Array(1);
 
-/** Bytes of al_loss_result, and where its count of non-finite entries is. */
+/** Bytes of al_loss_result, and where it says more than the value. */
 export const RESULT_BYTES = 16;
-export const NONFINITE_OFFSET = 8;
+export const REMARKS_OFFSET = 8;
 
-/** Told how many entries of a loss's input were NaN or infinite, when its value is read. */
-export type NonFiniteListener = (count: number) => void;
+/** Told what al_loss_result says besides the value, when that is read. */
+export type ResultListener = (remarks: bigint) => void;
 
 let friend: {
-  listen: (tensor: Tensor, listener: NonFiniteListener) => void;
+  listen: (tensor: Tensor, listener: ResultListener) => void;
   loan: (tensor: Tensor) => Loan | undefined;
   begin: (tensor: Tensor) => bigint;
   part: (tensor: Tensor, shape: Shape, offset: number) => Tensor;
@@ -127,7 +127,7 @@ export class Tensor {
   #memory: Memory | undefined;
   /** Bytes before the first element in the block. */
   readonly #offset: number;
-  #listener: NonFiniteListener | undefined;
+  #listener: ResultListener | undefined;
 
   static {
     friend = {
@@ -411,6 +411,7 @@ export class Tensor {
    *
    * @throws {DisposedError} if the tensor was disposed.
    * @throws {CollectiveError} if a collective it depends on failed.
+   * @throws {ArgumentError} if it is the value of a loss per structure whose natoms was wrong.
    */
   async data(): Promise<TensorData> {
     const out = emptyArray(this.dtype, this.size);
@@ -422,11 +423,7 @@ export class Tensor {
     const result = new Uint8Array(RESULT_BYTES);
     await this.#download(result);
     new Uint8Array(out.buffer).set(result.subarray(0, out.byteLength));
-    const count = new DataView(result.buffer).getBigInt64(
-      NONFINITE_OFFSET,
-      true,
-    );
-    if (count > 0n) listener(Number(count));
+    listener(new DataView(result.buffer).getBigInt64(REMARKS_OFFSET, true));
     return out;
   }
 
@@ -703,8 +700,8 @@ export function resultTensor(
   return result;
 }
 
-/** Says who is told when the value of a reduced loss is read and its input was not finite. */
-export function onNonFinite(result: Tensor, listener: NonFiniteListener): void {
+/** Says who is told what a reduced loss has to say when its value is read. */
+export function onResult(result: Tensor, listener: ResultListener): void {
   friend.listen(result, listener);
 }
 

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import {
   ArgumentError,
   DDPLoss,
@@ -194,23 +194,49 @@ testOnDevices(
 );
 
 testOnDevices(
-  "natoms that do not add up to the rows leave rows without weight",
+  "natoms that do not add up to the rows are told when the value is read",
   async (device) => {
-    using input = device.tensor(new Float32Array([1, 2, 3, 4]));
-    using target = device.zeros([4]);
-    const loss = new DDPMTLoss("mae", "per_structure");
-    for (
-      const [counts, value, grad] of [
-        [[2], 1.5, [0.5, 0.5, 0, 0]],
-        [[9, 5], 2.5, [0.25, 0.25, 0.25, 0.25]],
-        [[-3, 4], 2.5, [0.25, 0.25, 0.25, 0.25]],
-        [[], 0, [0, 0, 0, 0]],
-      ] as const
-    ) {
-      using natoms = device.tensor(Int32Array.from(counts));
+    const told: number[] = [];
+    const onNonFinite = (count: number) => void told.push(count);
+    for (const Floats of [Float32Array, Float64Array]) {
+      using input = device.tensor(new Floats([1, NaN, 3, 4]));
+      using target = device.zeros([4], input.dtype);
+      const loss = new DDPMTLoss("mae", "per_structure", 1, { onNonFinite });
+      const many = new MultiTaskLoss({
+        energy: { loss: "mae" },
+        forces: { loss: "mae", reduction: "per_structure" },
+      }, { onNonFinite });
+      const wrong = [[2], [5], [9, 5], [-3, 7], [4, -1], [2 ** 31 - 1, 5], []];
+      for (const counts of wrong) {
+        using natoms = device.tensor(Int32Array.from(counts));
+        using result = loss.valueAndGrad(input, target, null, natoms);
+        await assertRejects(
+          () => result.value.item(),
+          ArgumentError,
+          'natoms of DDPMTLoss("mae") does not describe its input',
+        );
+        assertEquals(await result.grad.toList(), [0, 0, 0, 0]);
+
+        using both = many.valueAndGrad({
+          energy: { input: target, target: input },
+          forces: { input, target, natoms },
+        });
+        await assertRejects(
+          () => both.read(),
+          ArgumentError,
+          "natoms of MultiTaskLoss, task forces, does not",
+        );
+        await assertRejects(() => both.total.item(), ArgumentError, "natoms");
+        await assertRejects(() => both.values.forces.item(), ArgumentError);
+        assertEquals(await both.values.energy.item(), 2);
+        assertEquals(await both.grads.forces!.toList(), [0, 0, 0, 0]);
+      }
+      assertEquals(told, []);
+      // What is right after it is told nothing of it.
+      using natoms = device.tensor(Int32Array.from([2, 0, 2]));
       using result = loss.valueAndGrad(input, target, null, natoms);
-      assertEquals(await result.value.item(), value);
-      assertEquals(await result.grad.toList(), grad);
+      assertEquals(await result.value.item(), (0.5 + 3.5) / 2);
+      assertEquals(told.splice(0), [1]);
     }
   },
 );
@@ -239,7 +265,7 @@ testOnDevices(
         total: 19,
         values: { energy: 9, forces: 10 },
       });
-      assertEquals(told, [[1, undefined], [1, "forces"]]);
+      assertEquals(told, [[1, "forces"], [1, undefined]]);
       // Without forces the result has no gradient of them; then it is the same.
       const { forces } = out.grads;
       assert(loss.valueAndGrad({ energy: inputs.energy }, { out }) === out);

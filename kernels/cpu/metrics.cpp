@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "cpu/structure_offsets.h"
 #include "dispatch.h"
 #include "half.h"
 #include "metrics_ops.h"
@@ -115,16 +116,6 @@ AtomSums sum_forces(const Forces& forces, uint8_t* judged, uint8_t* missed) {
   return total;
 }
 
-/** Where each structure's atoms begin, and where the last one's end. */
-std::vector<int64_t> find_offsets(const Natoms& natoms, int64_t structures,
-                                  int64_t atoms) {
-  const AddAtoms add = {atoms + 1};
-  std::vector<int64_t> offsets(structures + 1);
-  for (int64_t i = 0; i < structures; ++i)
-    offsets[i + 1] = add(offsets[i], add.clamp(natoms[i]));
-  return offsets;
-}
-
 }  // namespace
 }  // namespace atomloss
 
@@ -146,7 +137,7 @@ al_status al_metrics_add(al_device*, int64_t structures, const void* natoms,
     bool bad_natoms = false;
     if (forces_pred) {
       const std::vector<int64_t> offsets =
-          find_offsets(counts, structures, atoms);
+          structure_offsets(counts, structures, atoms);
       bad_natoms = offsets.back() != atoms;
       if (!mask) {
         for (int64_t i = 0; i < structures; ++i)

@@ -4,6 +4,7 @@
 
 #include "cpu/loss_kernels.h"
 #include "loss_table.h"
+#include "structures.h"
 
 namespace atomloss {
 namespace {
@@ -56,7 +57,7 @@ al_status al_loss_reduce(al_device*, int32_t count, const al_loss_task* tasks,
     });
     Partial all = {0, 0};
     for (const Plan& plan : plans) {
-      Partial sum = {0, 0};
+      Partial sum = {0, natoms_verdict(*plan.task)};
       for (int64_t i = 0; i < plan.blocks(); ++i) {
         const Partial& partial = partials[plan.first_block + i];
         sum.sum += partial.sum;

@@ -8,6 +8,7 @@
 
 #include "cpu/loss_input.h"
 #include "cpu/parallel.h"
+#include "cpu/structure_offsets.h"
 
 namespace atomloss {
 
@@ -55,24 +56,19 @@ bool row_loses(const al_loss_task& task, bool per_row, int64_t row) {
     return false;
 }
 
-/** First row of each structure, and where the last ends, whatever natoms holds.
- */
-inline std::vector<int64_t> structure_offsets(const al_loss_task& task) {
-  const Input in = {task.dtype,        task.pred, task.target, task.natoms,
-                    task.natoms_dtype, task.rows, task.cols};
-  std::vector<int64_t> offsets(static_cast<size_t>(task.structures) + 1);
-  for (int64_t i = 0; i < task.structures; ++i)
-    offsets[i + 1] = offsets[i] + std::clamp<int64_t>(in.natoms_at(i), 0,
-                                                      task.rows - offsets[i]);
-  return offsets;
-}
-
 /** Weighs the rows; counts the structures with a loss that is not 0. */
 template <class Loss, class S>
 int64_t weigh_structures(const al_loss_task& task) {
   using T = compute_t<S>;
   T* const weights = static_cast<T*>(task.row_weights);
-  const std::vector<int64_t> offsets = structure_offsets(task);
+  const std::vector<int64_t> offsets =
+      structure_offsets(natoms_of(task), task.structures, task.rows);
+  const bool bad_natoms = offsets.back() != task.rows;
+  weights[task.rows] = T(bad_natoms);
+  if (bad_natoms) {
+    std::fill(weights, weights + task.rows, T(0));
+    return 0;
+  }
   std::atomic<int64_t> samples{0};
   const bool per_row = Loss::kind == AL_PER_ROW || task.flags & AL_MASK_PER_ROW;
   const auto weigh = [&](int64_t structure) {
@@ -89,7 +85,6 @@ int64_t weigh_structures(const al_loss_task& task) {
              [&](int64_t, int64_t begin, int64_t end) {
                for (int64_t i = begin; i < end; ++i) weigh(i);
              });
-  std::fill(weights + offsets.back(), weights + task.rows, T(0));
   return samples;
 }
 

@@ -13,10 +13,10 @@
 #define ATOMLOSS_CUDA_METRICS_KERNELS_CUH
 
 #include <cub/block/block_reduce.cuh>
-#include <cub/block/block_scan.cuh>
 
 #include "dispatch.h"
 #include "metrics_ops.h"
+#include "structure_offsets.cuh"
 
 namespace atomloss {
 namespace {
@@ -48,30 +48,17 @@ __device__ __forceinline__ Sums block_sum(const Sums& mine) {
   return Reduce(storage).Reduce(mine, AddSums());
 }
 
-/** Each thread takes a run of structures; their sums are scanned. */
+/** Where structures begin, and nothing said of them yet. */
 __global__ __launch_bounds__(kMetricsThreads) void metrics_offsets(
     Natoms natoms, int64_t atoms, bool masked, Structures structures) {
-  using Scan = cub::BlockScan<int64_t, kMetricsThreads>;
-  __shared__ typename Scan::TempStorage storage;
-  const AddAtoms add = {atoms + 1};
-  const int64_t run =
-      (structures.count + kMetricsThreads - 1) / kMetricsThreads;
-  const int64_t first = run * threadIdx.x;
-  const int64_t end =
-      first + run < structures.count ? first + run : structures.count;
-
-  int64_t mine = 0;
-  for (int64_t i = first; i < end; ++i) mine = add(mine, add.clamp(natoms[i]));
-  int64_t offset, total;
-  Scan(storage).ExclusiveScan(mine, offset, int64_t{0}, add, total);
-  for (int64_t i = first; i < end; ++i) {
-    const int64_t next = add(offset, add.clamp(natoms[i]));
-    structures.offsets[i] = offset;
-    structures.judged[i] = !masked && next > offset;
-    structures.missed[i] = 0;
-    offset = next;
-  }
-  if (threadIdx.x == 0) structures.offsets[structures.count] = total;
+  const int64_t end = for_structures<kMetricsThreads>(
+      natoms, structures.count, atoms,
+      [&](int64_t i, int64_t first, int64_t next) {
+        structures.offsets[i] = first;
+        structures.judged[i] = !masked && next > first;
+        structures.missed[i] = 0;
+      });
+  if (threadIdx.x == 0) structures.offsets[structures.count] = end;
 }
 
 /** Leaves a partial sum per block. mask is NULL where all atoms count. */

@@ -6,8 +6,7 @@
 #ifndef ATOMLOSS_CUDA_SAMPLES_KERNELS_CUH
 #define ATOMLOSS_CUDA_SAMPLES_KERNELS_CUH
 
-#include <cub/block/block_scan.cuh>
-
+#include "structure_offsets.cuh"
 #include "task.cuh"
 
 namespace atomloss {
@@ -49,47 +48,14 @@ __global__ __launch_bounds__(kThreads) void count_masks(
     atomicAdd(of.count, static_cast<unsigned long long>(block * of.per_entry));
 }
 
-/** Rows of a structure, whatever natoms holds: none below 0, none too many. */
-struct AddRows {
-  int64_t rows;
-
-  __device__ __forceinline__ int64_t clamp(int64_t natoms) const {
-    return natoms < 0 ? 0 : natoms > rows ? rows : natoms;
-  }
-  __device__ __forceinline__ int64_t operator()(int64_t a, int64_t b) const {
-    return clamp(a + b);
-  }
-};
-
-__device__ __forceinline__ int64_t natoms_of(const al_loss_task& task,
-                                             int64_t structure) {
-  return task.natoms_dtype == AL_INT64
-             ? static_cast<const int64_t*>(task.natoms)[structure]
-             : static_cast<const int32_t*>(task.natoms)[structure];
-}
-
 /** One block: offsets[i] = first row of structure i, [structures] = their end.
  */
 __global__ __launch_bounds__(kThreads) void structure_offsets(
     const __grid_constant__ al_loss_task task, int64_t* offsets) {
-  using Scan = cub::BlockScan<int64_t, kThreads>;
-  __shared__ typename Scan::TempStorage storage;
-  const AddRows add = {task.rows};
-  // Each thread takes a run of structures; their sums are scanned.
-  const int64_t run = (task.structures + kThreads - 1) / kThreads;
-  const int64_t first = run * threadIdx.x;
-  const int64_t end =
-      first + run < task.structures ? first + run : task.structures;
-  int64_t mine = 0;
-  for (int64_t i = first; i < end; ++i)
-    mine = add(mine, add.clamp(natoms_of(task, i)));
-  int64_t offset, total;
-  Scan(storage).ExclusiveScan(mine, offset, int64_t{0}, add, total);
-  for (int64_t i = first; i < end; ++i) {
-    offsets[i] = offset;
-    offset = add(offset, add.clamp(natoms_of(task, i)));
-  }
-  if (threadIdx.x == 0) offsets[task.structures] = total;
+  const int64_t end = for_structures<kThreads>(
+      natoms_of(task), task.structures, task.rows,
+      [&](int64_t i, int64_t first, int64_t) { offsets[i] = first; });
+  if (threadIdx.x == 0) offsets[task.structures] = end;
 }
 
 /**
@@ -122,7 +88,10 @@ __device__ __forceinline__ bool free_row(const TaskView<S>& in, int64_t row,
   return any;
 }
 
-/** A block per structure weighs its rows; those behind the last weigh 0. */
+/**
+ * A block per structure weighs its rows. All weigh 0 if natoms is wrong, which
+ * is said behind them.
+ */
 template <class Loss, class S>
 __global__ __launch_bounds__(kThreads) void weigh_structures(
     const __grid_constant__ al_loss_task task, const int64_t* offsets,
@@ -135,6 +104,15 @@ __global__ __launch_bounds__(kThreads) void weigh_structures(
   __shared__ T weight;
   const TaskView<S> in(task);
   T* const weights = static_cast<T*>(task.row_weights);
+  const bool bad_natoms = offsets[task.structures] != task.rows;
+  if (blockIdx.x == 0 && threadIdx.x == 0)
+    weights[task.rows] = static_cast<T>(bad_natoms);
+  if (bad_natoms) {
+    for (int64_t row = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+         row < task.rows; row += int64_t{gridDim.x} * kThreads)
+      weights[row] = 0;
+    return;
+  }
   for (int64_t structure = blockIdx.x; structure < task.structures;
        structure += gridDim.x) {
     const int64_t first = offsets[structure], end = offsets[structure + 1];
@@ -155,10 +133,6 @@ __global__ __launch_bounds__(kThreads) void weigh_structures(
       weights[row] = of_rows;
     __syncthreads();  // weight and storage may be written again
   }
-  for (int64_t row = offsets[task.structures] + int64_t{blockIdx.x} * kThreads +
-                     threadIdx.x;
-       row < task.rows; row += int64_t{gridDim.x} * kThreads)
-    weights[row] = 0;
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include "dispatch.h"
 #include "loss_ops.h"
 #include "scratch.cuh"
+#include "structures.h"
 
 namespace atomloss {
 
@@ -191,6 +192,7 @@ __device__ __forceinline__ void finish_task(Partial mine,
   Partial value = Reduce(storage).Reduce(sum, AddPartials());
   if (threadIdx.x != 0) return;
   value.sum *= factor_of(task);
+  value.nonfinite += natoms_verdict(task);
   const bool as_double = task.value_dtype == AL_FLOAT64;
   if (task.flags & AL_ZERO_NONFINITE)
     value.sum = nan_to_num(value.sum,

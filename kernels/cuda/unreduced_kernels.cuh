@@ -20,7 +20,7 @@ __device__ __forceinline__ compute_t<S> row_square(const TaskView<S>& in,
 }
 
 template <class Loss, class S>
-__global__ __launch_bounds__(kThreads) void unreduced(
+__global__ __launch_bounds__(kThreads, kMinBlocks) void unreduced(
     const __grid_constant__ al_loss_task task, S* out) {
   const TaskView<S> in(task);
   const int64_t n = Loss::kind == AL_PER_ROW ? in.rows : in.elements();
@@ -36,7 +36,7 @@ __global__ __launch_bounds__(kThreads) void unreduced(
 
 /** grad of the task = grad_output (NULL: ones) times the gradient. */
 template <class Loss, class S>
-__global__ __launch_bounds__(kThreads) void unreduced_grad(
+__global__ __launch_bounds__(kThreads, kMinBlocks) void unreduced_grad(
     const __grid_constant__ al_loss_task task, const S* grad_output) {
   using T = compute_t<S>;
   const TaskView<S> in(task);

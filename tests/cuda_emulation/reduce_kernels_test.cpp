@@ -81,7 +81,7 @@ class TypedCase : public Case {
         grad_(n_, options.aligned),
         natoms_(static_cast<size_t>(options.rows)),
         mask_(static_cast<size_t>(n_)),
-        weights_(static_cast<size_t>(options.rows)) {
+        weights_(static_cast<size_t>(options.rows) + 1) {
     const auto sometimes = [] { return emulation::random() % 7 == 0; };
     for (int64_t i = 0; i < n_; ++i) {
       const bool bad = options.nan && sometimes();
@@ -92,6 +92,7 @@ class TypedCase : public Case {
     for (int64_t& count : natoms_) count = 1 + emulation::random() % 5;
     for (uint8_t& on : mask_) on = emulation::random() % 3 != 0;
     for (T& weight : weights_) weight = T(1) / T(1 + emulation::random() % 4);
+    weights_.back() = sometimes();  // natoms was wrong
     normalizer_ = static_cast<double>(n_ + 1);
     task.pred = pred_.data();
     task.target = target_.data();
@@ -109,7 +110,8 @@ class TypedCase : public Case {
     task.natoms_dtype = AL_INT64;
     task.value_dtype = sizeof(T) == 8 ? AL_FLOAT64 : AL_FLOAT32;
     task.flags = (options.mask == Mask::kRows ? AL_MASK_PER_ROW : 0) |
-                 (options.zero_nonfinite ? AL_ZERO_NONFINITE : 0);
+                 (options.zero_nonfinite ? AL_ZERO_NONFINITE : 0) |
+                 (options.weights ? AL_PER_STRUCTURE : 0);
   }
 
   Work work() const override { return work_of(task, Loss::kind, sizeof(S)); }
@@ -145,7 +147,7 @@ class TypedCase : public Case {
     const double factor = 3 / normalizer_;
     const int64_t cols = options_.cols;
     double sum = 0, worst = 0, largest = 0;
-    nonfinite = 0;
+    nonfinite = options_.weights && weights_.back() != T(0) ? AL_BAD_NATOMS : 0;
     for (int64_t row = 0; row < options_.rows; ++row) {
       T s = 0;
       for (int64_t i = row * cols; i < (row + 1) * cols; ++i)
@@ -364,15 +366,23 @@ void check_samples(int structures, Mask mask) {
   std::vector<int32_t> natoms(static_cast<size_t>(structures));
   int64_t rows = 0;
   for (int32_t& n : natoms) {
-    n = below(9) == 0 ? -below(3) : below(70);
+    n = below(9) == 0 ? 0 : below(70);
     if (below(20) == 0) n = 2 * kThreads + below(70);  // more than a block
-    rows += std::max(n, 0);
+    rows += n;
   }
-  // Sometimes more rows than natoms says, sometimes fewer.
-  rows = std::max<int64_t>(rows + (below(3) - 1) * below(20), 0);
+  // Sometimes natoms is wrong: more rows than it says, fewer, a negative
+  // number.
+  bool bad = below(3) == 0;
+  if (bad && structures > 0 && below(2)) {
+    natoms[below(structures)] -= 1000;
+  } else if (bad) {
+    const int64_t others = std::max<int64_t>(rows + below(40) - 20, 0);
+    bad = others != rows;
+    rows = others;
+  }
   TypedCase<Loss, S> of(0, 0, {rows, 3, true, false, true, false, true, mask});
   al_loss_task task = of.task;
-  std::vector<T> weights(static_cast<size_t>(rows), T(-1));
+  std::vector<T> weights(static_cast<size_t>(rows) + 1, T(-1));
   task.row_weights = weights.data();
   task.natoms = natoms.data();
   task.natoms_dtype = AL_INT32;
@@ -400,13 +410,13 @@ void check_samples(int structures, Mask mask) {
   };
   const S* p = static_cast<const S*>(task.pred);
   const S* t = static_cast<const S*>(task.target);
-  bool good = offsets.intact();
+  bool good = offsets.intact() && weights.back() == T(bad);
   int64_t row = 0;
   unsigned long long samples = 0, unmasked = 0;
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 0; j < per_row; ++j) unmasked += on(i, j);
   for (const int32_t n : natoms) {
-    const int64_t end = std::min(rows, row + std::max(n, 0));
+    const int64_t end = bad ? row : row + n;
     int64_t free_rows = 0;
     double loss = 0;
     for (int64_t i = row; i < end; ++i) {

@@ -139,6 +139,8 @@ void RandomTask::check_result(const char* what) {
       check_grad(i, w == 0 || !ok ? 0 : slope * d);
     }
   }
+  if (task_.flags & AL_PER_STRUCTURE && !natoms_describe_rows())
+    nonfinite += AL_BAD_NATOMS;
   double expected = narrow(sum * factor);
   if (task_.flags & AL_ZERO_NONFINITE) {
     const double most = largest(task_.value_dtype);
@@ -187,11 +189,20 @@ void RandomTask::weigh_structures(Random& random) {
                   random.one_in(2));
   for (size_t i = 0; i < counts.size(); ++i)
     natoms_.set(static_cast<int64_t>(i), static_cast<double>(counts[i]));
-  weights_.emplace(compute_dtype(task_.dtype), rows, random.one_in(2));
+  weights_.emplace(compute_dtype(task_.dtype), rows + 1, random.one_in(2));
   task_.row_weights = weights_->data();
   task_.natoms = natoms_.data();
   task_.structures = natoms_.size();
   task_.flags |= AL_PER_STRUCTURE;
+}
+
+bool RandomTask::natoms_describe_rows() const {
+  double atoms = 0;
+  for (int64_t i = 0; i < natoms_.size(); ++i) {
+    if (natoms_.get(i) < 0) return false;
+    atoms += natoms_.get(i);
+  }
+  return atoms == static_cast<double>(task_.rows);
 }
 
 int64_t RandomTask::expected_samples(std::vector<double>* weights) const {
@@ -207,11 +218,16 @@ int64_t RandomTask::expected_samples(std::vector<double>* weights) const {
         samples += on(row, j);
     return samples;
   }
-  weights->assign(static_cast<size_t>(rows), 0);
+  // Behind the weights: whether natoms is wrong, and then they are 0.
+  weights->assign(static_cast<size_t>(rows) + 1, 0);
+  if (!natoms_describe_rows()) {
+    weights->back() = 1;
+    return 0;
+  }
   int64_t row = 0;
   for (int64_t i = 0; i < natoms_.size(); ++i) {
     const auto atoms = static_cast<int64_t>(natoms_.get(i));
-    const int64_t end = row + std::clamp<int64_t>(atoms, 0, rows - row);
+    const int64_t end = row + atoms;
     int64_t free_rows = 0;
     bool loses = false;
     for (int64_t at = row; at < end; ++at) {

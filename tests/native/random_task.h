@@ -39,10 +39,9 @@ class RandomTask {
   /** The samples, and the weights of the rows, as they are expected. */
   int64_t expected_samples(std::vector<double>* weights) const;
   double row_weight(int64_t row) const { return weights_->get(row); }
-  /** natoms does not look at other rows than there are. */
-  const Array& natoms() const { return natoms_; }
 
  private:
+  bool natoms_describe_rows() const;
   double weight(int64_t row, int64_t col) const;
   double read_pred(int64_t i) const;
   double read_target(int64_t i) const;
