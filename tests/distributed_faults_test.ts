@@ -84,6 +84,7 @@ Deno.test("ProcessGroup.init() ends when a replica hangs before it has connected
     lost,
   });
   assertStringIncludes(assertEnded(outcomes[0]!, timeout), "rank 1");
+  assertEnded(outcomes[2]!, timeout);
 });
 
 Deno.test("ProcessGroup.init() ends when rank 0 hangs in the rendezvous", async () => {
