@@ -47,13 +47,13 @@ export {
   MultiTaskLoss,
   type MultiTaskLossOptions,
   type TaskInputs,
+  type TaskListener,
   type TaskOptions,
 } from "./loss/multi_task_loss.ts";
 export type {
   MultiTaskGrads,
   MultiTaskNumbers,
   MultiTaskValues,
-  TaskListener,
 } from "./loss/multi_task_result.ts";
 export type { MaskedReduction, TaskInput } from "./loss/masked_tasks.ts";
 export { Normalizer } from "./loss/normalizer.ts";

@@ -18,7 +18,6 @@ import {
   type MultiTaskGrads,
   MultiTaskResult,
   type MultiTaskValues,
-  type TaskListener,
 } from "./multi_task_result.ts";
 import { checkSamples, type Normalizer } from "./normalizer.ts";
 import type { ReduceOptions } from "./reduction.ts";
@@ -33,6 +32,9 @@ export interface TaskOptions {
   /** As of {@linkcode DDPMTLoss}. Default: `"mean"`. */
   reduction?: MaskedReduction;
 }
+
+/** Told of non-finite inputs of a task, or of all of them (undefined). */
+export type TaskListener = (count: number, task: string | undefined) => void;
 
 /** Options of {@linkcode MultiTaskLoss}. */
 export interface MultiTaskLossOptions {

@@ -37,9 +37,6 @@ export interface MultiTaskGrads<Name extends string>
   readonly grads: { readonly [name in Name]?: Tensor };
 }
 
-/** Told of non-finite inputs of a task, or of all of them (undefined). */
-export type TaskListener = (count: number, task: string | undefined) => void;
-
 /** The tensors of one call, or of several that write to the same. */
 export class MultiTaskResult<Name extends string>
   implements MultiTaskGrads<Name> {

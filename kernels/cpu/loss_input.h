@@ -7,6 +7,7 @@
 #include "half.h"
 #include "loss_ops.h"
 #include "status.h"
+#include "structures.h"
 
 namespace atomloss {
 
@@ -25,8 +26,7 @@ struct Input {
   int64_t elements() const { return rows * cols; }
 
   int64_t natoms_at(int64_t row) const {
-    return natoms_dtype == AL_INT64 ? static_cast<const int64_t*>(natoms)[row]
-                                    : static_cast<const int32_t*>(natoms)[row];
+    return Natoms{natoms, natoms_dtype == AL_INT64}[row];
   }
 };
 
