@@ -1,4 +1,5 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
+import { withFolder } from "./system.ts";
 
 const ROOT = new URL("../", import.meta.url).pathname;
 
@@ -32,8 +33,7 @@ async function withCompiler(
   script: string,
   test: (directory: string, env: Record<string, string>) => Promise<void>,
 ): Promise<void> {
-  const directory = await Deno.makeTempDir();
-  try {
+  await withFolder(async (directory) => {
     const compiler = `${directory}/compiler`;
     await Deno.writeTextFile(compiler, `#!/bin/sh\n${script}\n`, {
       mode: 0o755,
@@ -43,9 +43,7 @@ async function withCompiler(
       XDG_CACHE_HOME: directory,
       ATOMLOSS_LIBRARY_CPU: "",
     });
-  } finally {
-    await Deno.remove(directory, { recursive: true });
-  }
+  });
 }
 
 Deno.test("buildLibrary() names the package of a missing compiler", async () => {

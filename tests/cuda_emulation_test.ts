@@ -1,10 +1,10 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { ROOT, startProgram } from "./launch_replicas.ts";
+import { withFolder } from "./system.ts";
 
 /** Compiles a program of tests/cuda_emulation and runs it. */
 async function runEmulated(name: string): Promise<void> {
-  const directory = await Deno.makeTempDir();
-  try {
+  await withFolder(async (directory) => {
     const program = `${directory}/${name}`;
     const folder = `${ROOT}tests/cuda_emulation`;
     const compiled = await startProgram("g++", [
@@ -20,9 +20,7 @@ async function runEmulated(name: string): Promise<void> {
     const { code, stdout } = await startProgram(program, []).finished();
     assertEquals(code, 0, stdout);
     assertMatch(stdout, /^\d{3,} checks, 0 failed$/m);
-  } finally {
-    await Deno.remove(directory, { recursive: true });
-  }
+  });
 }
 
 Deno.test("the CUDA kernels of the fused pass compute every loss, run on the host", () =>

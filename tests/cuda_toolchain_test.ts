@@ -3,6 +3,7 @@ import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { Device, DeviceError } from "../mod.ts";
 import { hasGpu } from "./devices.ts";
 import { startProgram } from "./launch_replicas.ts";
+import { withFolder } from "./system.ts";
 
 /** Builds the CUDA library in a changed environment; gives what it says. */
 async function build(env: Record<string, string>): Promise<string> {
@@ -20,16 +21,13 @@ async function build(env: Record<string, string>): Promise<string> {
 async function withBareToolkit(
   test: (home: string) => Promise<void>,
 ): Promise<void> {
-  const home = await Deno.makeTempDir();
-  try {
+  await withFolder(async (home) => {
     await Deno.mkdir(`${home}/bin`);
     await Deno.writeTextFile(`${home}/bin/nvcc`, "#!/bin/sh\necho nvcc\n", {
       mode: 0o755,
     });
     await test(home);
-  } finally {
-    await Deno.remove(home, { recursive: true });
-  }
+  });
 }
 
 const hasToolkit = await Deno.stat("/usr/local/cuda/bin/nvcc").then(

@@ -21,6 +21,7 @@ import {
 import { shippedHeader } from "../loss/define_loss.ts";
 import { testOnDevices } from "./devices.ts";
 import { ROOT, startProgram } from "./launch_replicas.ts";
+import { withFolder } from "./system.ts";
 
 const LOSSES = [
   "mae",
@@ -221,8 +222,7 @@ Deno.test("kernels/defined_losses.h is what the shipped definitions make", async
 });
 
 Deno.test("defineLoss() does not depend on another device's library, which cannot be built", async () => {
-  const toolkit = await Deno.makeTempDir();
-  try {
+  await withFolder(async (toolkit) => {
     await Deno.mkdir(`${toolkit}/bin`);
     // It takes so long that the losses are defined meanwhile.
     await Deno.writeTextFile(
@@ -239,7 +239,5 @@ Deno.test("defineLoss() does not depend on another device's library, which canno
     ], { CUDA_HOME: toolkit, ATOMLOSS_LIBRARY_CUDA: "" }).finished();
     assertEquals(code, 0, stderr);
     assertEquals(stdout, "quartic 16\nhalf_quartic 8\nBuildError\n");
-  } finally {
-    await Deno.remove(toolkit, { recursive: true });
-  }
+  });
 });

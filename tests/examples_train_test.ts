@@ -6,6 +6,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import { hasGpu } from "./devices.ts";
+import { withFolder } from "./system.ts";
 import {
   deno,
   difference,
@@ -94,8 +95,7 @@ Deno.test("DDPLoss trains the same on any number of replicas when a mean of each
 });
 
 Deno.test("train_potential.ts trains on extended XYZ when the files are named", async () => {
-  const directory = await Deno.makeTempDir();
-  try {
+  await withFolder(async (directory) => {
     const structure = (shift: number): string =>
       `2\nLattice="0 2.7 2.7 2.7 0 2.7 2.7 2.7 0" ` +
       `Properties=species:S:1:pos:R:3:forces:R:3 energy=${-9 + shift}\n` +
@@ -127,9 +127,7 @@ Deno.test("train_potential.ts trains on extended XYZ when the files are named", 
     assert(written.parameters.every(Number.isFinite));
     assert(Math.abs(written.baselineForceMAE - 0.1 / 3) < 1e-8);
     assertMatch(await Deno.readTextFile(plot), /^<svg[^]*<\/svg>$/);
-  } finally {
-    await Deno.remove(directory, { recursive: true });
-  }
+  });
 });
 
 const mlearn = Deno.env.get("ATOMLOSS_MLEARN");

@@ -28,7 +28,7 @@ const WINDOWS = 5;
  * comes and goes by 40 MB.
  */
 export async function leaked(
-  work: (n: number) => void | Promise<void>,
+  work: (n: number) => Promise<void>,
   n: number,
 ): Promise<number> {
   let least = Infinity;

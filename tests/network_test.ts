@@ -9,6 +9,7 @@ import {
   type LaunchedJob,
   startProgram,
 } from "./launch_replicas.ts";
+import { withFolder } from "./system.ts";
 
 /** Names of this process alone: another may run the same test. */
 const ID = Deno.pid;
@@ -89,8 +90,7 @@ Deno.test({
   ignore,
   async fn(): Promise<void> {
     (await Device.open("cpu")).dispose(); // built before anything is timed
-    const directory = await Deno.makeTempDir();
-    try {
+    await withFolder(async (directory) => {
       const [two, one] = ["two", "one"].map((n) => `${directory}/${n}.json`);
       {
         await using _hosts = await makeHosts();
@@ -114,9 +114,7 @@ Deno.test({
       );
       assertEquals(a.worldSize, 4);
       assertEquals(a.parameters, b.parameters);
-    } finally {
-      await Deno.remove(directory, { recursive: true });
-    }
+    });
   },
 });
 

@@ -1,6 +1,7 @@
 /** The commands of docs/permissions.md: they work as they stand there, and with no less. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { type Finished, ROOT, startProgram } from "./launch_replicas.ts";
+import { withFolder } from "./system.ts";
 
 const [quickstart, training, replicas] = commands(
   await Deno.readTextFile(`${ROOT}docs/permissions.md`),
@@ -35,8 +36,7 @@ function weakened(command: string): { without: string; command: string }[] {
 async function withHome(
   test: (bash: (command: string) => Promise<Finished>) => Promise<void>,
 ): Promise<void> {
-  const home = await Deno.makeTempDir();
-  try {
+  await withFolder(async (home) => {
     await Deno.mkdir(`${home}/bin`);
     await Deno.symlink(Deno.execPath(), `${home}/bin/deno`);
     const compiler = await new Deno.Command("which", { args: ["g++"] })
@@ -62,9 +62,7 @@ async function withHome(
     await test((command) =>
       startProgram("bash", ["-c", command], env).finished()
     );
-  } finally {
-    await Deno.remove(home, { recursive: true });
-  }
+  });
 }
 
 Deno.test("the commands of docs/permissions.md work, and none with less", async (t) => {
