@@ -405,7 +405,10 @@ export class ProcessGroup {
     }
   }
 
-  /** Ends the connections to the other replicas. Safe to call again. */
+  /**
+   * Ends the connections to the other replicas; what they have yet to receive of
+   * this one's collectives still arrives. Safe to call again.
+   */
   [Symbol.dispose](): void {
     if (this.#disposed) return;
     this.#disposed = true;

@@ -13,11 +13,13 @@ const SOURCES = [
   "cpu/device.cpp",
   "cpu/losses.cpp",
   "cpu/matmul.cpp",
+  "cpu/mesh.cpp",
   "cpu/metrics.cpp",
   "cpu/optimizers.cpp",
   "cpu/parallel.cpp",
   "cpu/reduce.cpp",
   "cpu/samples.cpp",
+  "cpu/watched_transport.cpp",
   ...SHARED_SOURCES,
 ];
 
@@ -26,12 +28,14 @@ const HEADERS = [
   "half.h",
   "cpu/loss_input.h",
   "cpu/loss_kernels.h",
+  "cpu/mesh.h",
   "cpu/parallel.h",
   "cpu/reduce_kernels.h",
   "cpu/samples_kernels.h",
   "cpu/stream.h",
   "cpu/structure_offsets.h",
   "cpu/unreduced_kernels.h",
+  "cpu/watched_transport.h",
 ];
 
 const FLAGS = [

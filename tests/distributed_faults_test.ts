@@ -183,6 +183,16 @@ for (const scenario of ["killBefore", "killInside"]) {
   });
 }
 
+for (const scenario of ["killReceiver", "killSender"]) {
+  Deno.test(`a replica that dies in the middle of a message is told at once (${scenario})`, async () => {
+    const outcomes = await run(scenario, { timeout: 15_000 });
+    assertMatch(
+      assertEnded(outcomes[0]!, 0),
+      /CollectiveError.*broadcast of 64000000 bytes.*timeout 15000 ms: no connection any more to rank 1; rank 1 has ended/,
+    );
+  });
+}
+
 Deno.test("a collective names a rank that is late in another call", async () => {
   const outcomes = await run("otherCall", { worldSize: 3, timeout: 1_500 });
   assertMatch(

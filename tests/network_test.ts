@@ -1,8 +1,14 @@
 /**
- * Two hosts on one machine: network namespaces, joined by a virtual cable. For
- * root with `ip` (iproute2); elsewhere skipped by name.
+ * Two hosts on one machine: network namespaces, joined by a virtual cable; and
+ * one whose network is slow. For root with `ip` and `tc` (iproute2); elsewhere
+ * skipped by name.
  */
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertStringIncludes,
+} from "@std/assert";
 import { Device } from "../mod.ts";
 import {
   type Finished,
@@ -18,17 +24,19 @@ const HOSTS = [
   { name: `atomloss-b${ID}`, address: "10.201.7.2", link: `alb${ID}` },
 ] as const;
 
-async function ip(line: string): Promise<void> {
-  const { success, stderr } = await new Deno.Command("ip", {
-    args: line.split(" "),
-  }).output();
-  if (!success) {
-    throw new Error(`ip ${line}: ${new TextDecoder().decode(stderr)}`);
-  }
+const SLOW_HOST = `atomloss-c${ID}`;
+
+async function system(line: string): Promise<void> {
+  const [program, ...args] = line.split(" ");
+  const { success, stderr } = await new Deno.Command(program!, { args })
+    .output();
+  if (!success) throw new Error(`${line}: ${new TextDecoder().decode(stderr)}`);
 }
 
+const ip = (line: string): Promise<void> => system(`ip ${line}`);
+
 async function removeHosts(): Promise<void> {
-  for (const { name } of HOSTS) {
+  for (const name of [...HOSTS.map((host) => host.name), SLOW_HOST]) {
     await ip(`netns del ${name}`).catch(() => {});
   }
 }
@@ -48,17 +56,28 @@ async function makeHosts(): Promise<AsyncDisposable> {
   return { [Symbol.asyncDispose]: removeHosts };
 }
 
-/** Whether this user may make network namespaces. */
-async function mayMakeHosts(): Promise<boolean> {
+/** A namespace that reaches itself at 100 Mbit/s. */
+async function makeSlowHost(): Promise<AsyncDisposable> {
+  await removeHosts();
+  await ip(`netns add ${SLOW_HOST}`);
+  await ip(`-n ${SLOW_HOST} link set lo up`);
+  await system(
+    `tc -n ${SLOW_HOST} qdisc add dev lo root tbf rate 100mbit burst 100kb latency 1000ms`,
+  );
+  return { [Symbol.asyncDispose]: removeHosts };
+}
+
+/** Whether this user may not. */
+async function cannot(make: () => Promise<AsyncDisposable>): Promise<boolean> {
   try {
-    await using _hosts = await makeHosts();
-    return true;
-  } catch {
+    await using _hosts = await make();
     return false;
+  } catch {
+    return true;
   }
 }
 
-const ignore = !await mayMakeHosts();
+const ignore = await cannot(makeHosts);
 
 /** launch.ts with 2 replicas on each host. */
 function startJob(script: string, args: readonly string[]): LaunchedJob[] {
@@ -144,5 +163,34 @@ Deno.test({
       second!,
       /CollectiveError: .*3000 ms.*rank [01] (does not answer|cannot be reached)/,
     );
+  },
+});
+
+Deno.test({
+  name:
+    "on a slow network the last collective arrives though its sender has gone",
+  ignore: await cannot(makeSlowHost),
+  async fn(): Promise<void> {
+    (await Device.open("cpu")).dispose();
+    await using _host = await makeSlowHost();
+    const jobs = ["0", "1"].map((rank) =>
+      startProgram("ip", [
+        ..."netns exec".split(" "),
+        SLOW_HOST,
+        Deno.execPath(),
+        ..."run -A tests/fixtures/distributed_faults.ts leaveAtOnce 10000"
+          .split(" "),
+      ], {
+        RANK: rank,
+        WORLD_SIZE: "2",
+        MASTER_ADDR: "127.0.0.1",
+        MASTER_PORT: "29556",
+        OMP_NUM_THREADS: "1",
+      })
+    );
+    for (const { code, stdout, stderr } of await finished(jobs)) {
+      assertEquals(code, 0, stdout + stderr);
+      assertStringIncludes(stdout, "passed");
+    }
   },
 });

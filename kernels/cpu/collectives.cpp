@@ -1,12 +1,9 @@
 /**
  * Collectives between processes on CPUs, by Gloo over TCP.
  *
- * Every rank opens one socket address per peer and publishes them; with the
- * addresses that the peers made for it, it connects to each (a full mesh, as
- * gloo::rendezvous::Context does with a store of its own). A collective holds
- * its caller until it is done, its timeout has passed or a peer's connection
- * breaks. After that the group is broken: messages of the failed collective may
- * still be under way, so every later one fails at once.
+ * A collective holds its caller until it is done, its timeout has passed or a
+ * peer's connection breaks. After that the group is broken: messages of the
+ * failed collective may still be under way, so every later one fails at once.
  *
  * Messages find their collective by a tag. It holds what the call is besides
  * its number, so replicas that disagree (on sizes, dtype, operation or order)
@@ -17,12 +14,7 @@
 #include <gloo/allreduce.h>
 #include <gloo/barrier.h>
 #include <gloo/broadcast.h>
-#include <gloo/common/error.h>
-#include <gloo/context.h>
 #include <gloo/math.h>
-#include <gloo/transport/address.h>
-#include <gloo/transport/context.h>
-#include <gloo/transport/tcp/device.h>
 
 #include <algorithm>
 #include <chrono>
@@ -40,6 +32,7 @@
 #include "call_record.h"
 #include "dispatch.h"
 #include "half.h"
+#include "mesh.h"
 #include "roll_call.h"
 #include "status.h"
 
@@ -47,88 +40,8 @@ using namespace atomloss;
 
 namespace {
 
-/** Space for one address in a blob, behind its length. */
-constexpr int64_t kAddressBytes = gloo::transport::Address::kMaxByteSize;
-constexpr int64_t kSlotBytes = sizeof(int64_t) + kAddressBytes;
-
 /** How long a replica that fails waits for what the others say. */
 constexpr auto kPatience = std::chrono::milliseconds(1000);
-
-/** A Gloo context whose connections are made in two steps. */
-class MeshContext : public gloo::Context {
- public:
-  MeshContext(int rank, int size, const char* address,
-              std::chrono::milliseconds timeout)
-      : gloo::Context(rank, size) {
-    gloo::transport::tcp::attr attr;
-    attr.hostname = address;
-    device_ = gloo::transport::tcp::CreateDevice(attr);
-    setTimeout(timeout);
-    transportContext_ = device_->createContext(rank, size);
-    // A pair takes this as its own timeout, and waits 5 times as long for its
-    // connection to be made.
-    transportContext_->setTimeout(
-        std::max(timeout / 5, std::chrono::milliseconds(1)));
-    for (int peer = 0; peer < size; ++peer)
-      if (peer != rank) transportContext_->createPair(peer);
-    transportContext_->setTimeout(timeout);
-  }
-
-  /** This rank's addresses, a slot for each peer. */
-  void publish(char* blob) {
-    memset(blob, 0, static_cast<size_t>(size * kSlotBytes));
-    for (int peer = 0; peer < size; ++peer) {
-      if (peer == rank) continue;
-      const std::vector<char> bytes =
-          transportContext_->getPair(peer)->address().bytes();
-      const auto length = static_cast<int64_t>(bytes.size());
-      if (length > kAddressBytes) throw std::length_error("address too long");
-      memcpy(blob + peer * kSlotBytes, &length, sizeof length);
-      memcpy(blob + peer * kSlotBytes + sizeof length, bytes.data(),
-             bytes.size());
-    }
-  }
-
-  /** Connects to the address that each peer has for this rank. */
-  void connect(const char* blobs, int64_t blob_bytes) {
-    for (int peer = 0; peer < size; ++peer) {
-      if (peer == rank) continue;
-      const char* slot = blobs + peer * blob_bytes + rank * kSlotBytes;
-      int64_t length;
-      memcpy(&length, slot, sizeof length);
-      if (length <= 0 || length > kAddressBytes)
-        throw std::length_error("malformed address of rank " +
-                                std::to_string(peer));
-      const char* bytes = slot + sizeof length;
-      try {
-        transportContext_->getPair(peer)->connect(
-            std::vector<char>(bytes, bytes + length));
-      } catch (const gloo::Exception& error) {
-        throw std::runtime_error("rank " + std::to_string(peer) + ": " +
-                                 error.what());
-      }
-    }
-  }
-
-  /** The peers whose connections are broken. */
-  std::vector<int> lost() {
-    std::vector<int> ranks;
-    for (int peer = 0; peer < size; ++peer) {
-      if (peer == rank) continue;
-      try {  // a broken connection takes no receive
-        char nothing;
-        createUnboundBuffer(&nothing, 1)->recv(peer, kNoSlot);
-      } catch (const std::exception&) {
-        ranks.push_back(peer);
-      }
-    }
-    return ranks;
-  }
-
- private:
-  /** A message slot that no collective uses. */
-  static constexpr uint64_t kNoSlot = ~uint64_t{0};
-};
 
 /** What a call is: its text, and a hash of all that replicas must agree on. */
 struct Call {
@@ -160,7 +73,7 @@ struct al_group {
   int64_t timeout_ms;
   bool debug;
   std::unique_ptr<atomloss::RollCall> roll_call;
-  std::shared_ptr<MeshContext> context;
+  std::shared_ptr<Mesh> context;
   std::mutex mutex;          // barrier and connect come from other threads
   std::string broken;        // why, once a collective has failed
   uint32_t calls = 0;        // collectives so far
@@ -332,7 +245,7 @@ al_status al_group_open(al_device*, int32_t rank, int32_t world_size,
     return al_fail(AL_INVALID_ARGUMENT,
                    "rank %d of %d, timeout %lld ms: no place in a group", rank,
                    world_size, static_cast<long long>(timeout_ms));
-  *blob_bytes = world_size * kSlotBytes + RollCall::kBlobBytes;
+  *blob_bytes = Mesh::blob_bytes(world_size) + RollCall::kBlobBytes;
   if (*blob_bytes > capacity)
     return al_fail(AL_INVALID_ARGUMENT, "a blob of %lld bytes needs %lld",
                    static_cast<long long>(capacity),
@@ -345,11 +258,11 @@ al_status al_group_open(al_device*, int32_t rank, int32_t world_size,
       opened->timeout_ms = timeout_ms;
       opened->debug = debug != 0;
       opened->roll_call = std::make_unique<RollCall>(rank, world_size, address);
-      opened->context = std::make_shared<MeshContext>(
+      opened->context = std::make_shared<Mesh>(
           rank, world_size, address, std::chrono::milliseconds(timeout_ms));
       char* const slots = static_cast<char*>(blob);
       opened->context->publish(slots);
-      opened->roll_call->publish(slots + world_size * kSlotBytes);
+      opened->roll_call->publish(slots + Mesh::blob_bytes(world_size));
       *group = opened.release();
       return AL_OK;
     } catch (const std::bad_alloc&) {
@@ -363,7 +276,7 @@ al_status al_group_open(al_device*, int32_t rank, int32_t world_size,
 
 al_status al_group_connect(al_group* group, const void* blobs, int64_t bytes) {
   const int64_t blob_bytes =
-      group->world_size * kSlotBytes + RollCall::kBlobBytes;
+      Mesh::blob_bytes(group->world_size) + RollCall::kBlobBytes;
   const int64_t expected = group->world_size * blob_bytes;
   if (bytes != expected)
     return al_fail(AL_INVALID_ARGUMENT, "blobs have %lld bytes, expected %lld",
@@ -386,8 +299,9 @@ al_status al_group_connect(al_group* group, const void* blobs, int64_t bytes) {
 
 al_status al_group_close(al_group* group) {
   return al_guard([&] {
-    // Sockets are closed, never drained: a peer that hangs must not hold us.
-    group->context->closeConnections();
+    // Not by closeConnections(), which resets them: what the peers have yet to
+    // receive of the last collective would be lost. The system goes on sending,
+    // so a peer that hangs does not hold us.
     delete group;
     return AL_OK;
   });

@@ -29,6 +29,7 @@ int main() {
   test_matmul();
   test_optimizers();
   test_threads();
+  test_mesh();
   test_collectives();
   test_collectives_that_fail();
   return report();

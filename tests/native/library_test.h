@@ -16,6 +16,7 @@ void test_metrics();
 void test_matmul();
 void test_optimizers();
 void test_threads();
+void test_mesh();
 void test_collectives();
 void test_collectives_that_fail();
 
