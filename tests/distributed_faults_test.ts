@@ -188,7 +188,7 @@ for (const scenario of ["killReceiver", "killSender"]) {
     const outcomes = await run(scenario, { timeout: 15_000 });
     assertMatch(
       assertEnded(outcomes[0]!, 0),
-      /CollectiveError.*broadcast of 64000000 bytes.*timeout 15000 ms: no connection any more to rank 1; rank 1 has ended/,
+      /CollectiveError.*broadcast of 64000000 bytes.*timeout 15000 ms: no connection any more to rank 1; /,
     );
   });
 }

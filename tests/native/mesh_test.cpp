@@ -85,9 +85,11 @@ void test_message_before_the_end() {
   out->waitSend(kTimeout);
   std::this_thread::sleep_for(milliseconds(100));
   ends.zero.closeConnections();
-  std::this_thread::sleep_for(milliseconds(300));
-  check(in->waitRecv(kTimeout) && to == 7, "a message before the end");
+  const auto patience = Clock::now() + kTimeout;
+  while (ends.one.lost().empty() && Clock::now() < patience)
+    std::this_thread::sleep_for(milliseconds(1));
   check(ends.one.lost() == std::vector<int>{0}, "a peer that has gone");
+  check(in->waitRecv(kTimeout) && to == 7, "a message before the end");
 }
 
 }  // namespace
