@@ -7,10 +7,8 @@ import { shapeSize } from "../tensor/shape.ts";
 import {
   checkTensor,
   onResult,
-  outputTensor,
   REMARKS_OFFSET,
   type ResultListener,
-  resultTensor,
   Tensor,
 } from "../tensor/tensor.ts";
 import type { Loss } from "./loss.ts";
@@ -25,11 +23,13 @@ import {
 import {
   checkReduction,
   lossOf,
+  type LossOutputs,
   type ReducedLossOptions,
   type ReduceOptions,
   type ValueAndGrad,
   valueAndGrad,
   valueDType,
+  valueOnly,
 } from "./reduction.ts";
 import { remarksOn } from "./remarks.ts";
 import { TaskTable } from "./task_table.ts";
@@ -125,6 +125,7 @@ export class DDPLoss {
    * @throws {DTypeError} if the dtypes differ or are not floating.
    * @throws {DeviceError} if a tensor is not on the device of the others, or of the group.
    * @throws {DisposedError} if a tensor or the group was disposed.
+   * @throws {ArgumentError} if the normalizer was made by another loss, or for fewer samples.
    * @throws {CollectiveError} if a replica died, or did not make this call in time.
    */
   forward(
@@ -135,7 +136,13 @@ export class DDPLoss {
   ): Tensor {
     this.#checkInput(input, target);
     const { out, normalizer } = options;
-    return this.#reduce(input, target, natoms, normalizer, out, null);
+    return this.#reduce(
+      input,
+      target,
+      natoms,
+      normalizer,
+      () => valueOnly(input, target, out),
+    ).value;
   }
 
   /**
@@ -158,22 +165,13 @@ export class DDPLoss {
   ): ValueAndGrad {
     this.#checkInput(input, target);
     const { out, normalizer } = options;
-    const grad = outputTensor(
-      input.device,
-      input.shape,
-      input.dtype,
-      out?.grad,
-      [input, target],
-    );
-    const value = this.#reduce(
+    return this.#reduce(
       input,
       target,
       natoms,
       normalizer,
-      out?.value,
-      grad,
+      () => valueAndGrad(input, target, out),
     );
-    return valueAndGrad(value, grad);
   }
 
   /**
@@ -213,8 +211,10 @@ export class DDPLoss {
    */
   mean(_input: Tensor, loss: Tensor, _natoms?: Tensor | null): Tensor {
     checkTensor(loss, "loss");
-    using normalizer = normalizerOf(this.#group, [loss.size], 0, this);
-    return this.#sumEntries(loss, factorsOf(normalizer, loss.device, this)(0));
+    const entries = loss.size;
+    using normalizer = normalizerOf(this.#group, [entries], 0, this);
+    const factor = factorsOf(normalizer, loss.device, this)(0, entries, "");
+    return this.#sumEntries(loss, factor);
   }
 
   #checkInput(input: Tensor, target: Tensor): void {
@@ -227,18 +227,17 @@ export class DDPLoss {
     }
   }
 
-  /** Value, and gradient if grad is not null, of arguments that fit together. */
-  #reduce(
+  /**
+   * Writes value and, if it is not null, gradient. `outputs` makes them once the
+   * arguments are known to fit: what throws before has taken no memory.
+   */
+  #reduce<T extends LossOutputs>(
     input: Tensor,
     target: Tensor,
     natoms: Tensor | null,
     given: Normalizer | undefined,
-    out: Tensor | undefined,
-    grad: Tensor | null,
-  ): Tensor {
-    const others = grad === null ? [input, target] : [input, target, grad];
-    const dtype = valueDType(input.dtype);
-    const value = resultTensor(input.device, dtype, out, others);
+    outputs: () => T,
+  ): T {
     const native = this.lossFn instanceof NativeLoss
       ? prepareInput(this.lossFn, input, natoms)
       : undefined;
@@ -251,8 +250,10 @@ export class DDPLoss {
       : undefined;
     const normalizer = given ?? own;
     const factor = mean && normalizer !== undefined
-      ? factorsOf(normalizer, input.device, this)(0)
+      ? factorsOf(normalizer, input.device, this)(0, entries, "")
       : { scale: 1, normalizer: 0n };
+    const written = outputs();
+    const { value, grad } = written;
     if (native === undefined) {
       this.#reduceComposed(input, target, natoms, factor, value, grad);
     } else {
@@ -262,7 +263,7 @@ export class DDPLoss {
       this.#table.reduce(input.device, null);
     }
     onResult(value, this.#remarks);
-    return value;
+    return written;
   }
 
   /** The same for a loss that is written elsewhere, from its own forward and backward. */

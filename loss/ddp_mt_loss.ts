@@ -1,9 +1,7 @@
 /** A loss with a mask over all replicas, as the reference trains many tasks with. */
 import {
   onResult,
-  outputTensor,
   type ResultListener,
-  resultTensor,
   type Tensor,
 } from "../tensor/tensor.ts";
 import type { Loss } from "./loss.ts";
@@ -16,11 +14,12 @@ import {
 import type { NativeLoss } from "./native_loss.ts";
 import { checkSamples, type Normalizer } from "./normalizer.ts";
 import {
+  type LossOutputs,
   type ReducedLossOptions,
   type ReduceOptions,
   type ValueAndGrad,
   valueAndGrad,
-  valueDType,
+  valueOnly,
 } from "./reduction.ts";
 import { remarksOn } from "./remarks.ts";
 
@@ -116,6 +115,7 @@ export class DDPMTLoss {
    * @throws {DTypeError} if dtypes differ or do not fit.
    * @throws {DeviceError} if a tensor is not on the device of the others, or of the group.
    * @throws {DisposedError} if a tensor, the normalizer or the group was disposed.
+   * @throws {ArgumentError} if the normalizer was made by another loss, or for fewer samples.
    * @throws {CollectiveError} if a replica died, or did not make this call in time.
    */
   forward(
@@ -125,8 +125,10 @@ export class DDPMTLoss {
     natoms: Tensor | null = null,
     options: ReduceOptions<Tensor> = {},
   ): Tensor {
-    const inputs = [{ input, target, mask: multMask, natoms }];
-    return this.#reduce(inputs, options.normalizer, options.out, undefined);
+    const task = { input, target, mask: multMask, natoms };
+    const { out, normalizer } = options;
+    return this.#reduce(task, normalizer, () => valueOnly(input, target, out))
+      .value;
   }
 
   /**
@@ -149,15 +151,13 @@ export class DDPMTLoss {
     natoms: Tensor | null = null,
     options: ReduceOptions<{ value: Tensor; grad: Tensor }> = {},
   ): ValueAndGrad {
-    const inputs = [{ input, target, mask: multMask, natoms }];
-    const device = this.#tasks.device(inputs);
-    const { out } = options;
-    const grad = outputTensor(device, input.shape, input.dtype, out?.grad, [
-      input,
-      target,
-    ]);
-    const value = this.#reduce(inputs, options.normalizer, out?.value, grad);
-    return valueAndGrad(value, grad);
+    const task = { input, target, mask: multMask, natoms };
+    const { out, normalizer } = options;
+    return this.#reduce(
+      task,
+      normalizer,
+      () => valueAndGrad(input, target, out),
+    );
   }
 
   /**
@@ -175,18 +175,19 @@ export class DDPMTLoss {
     return this.#tasks.normalizer([samples]);
   }
 
-  #reduce(
-    inputs: readonly TaskInput[],
+  #reduce<T extends LossOutputs>(
+    task: TaskInput,
     normalizer: Normalizer | undefined,
-    out: Tensor | undefined,
-    grad: Tensor | undefined,
-  ): Tensor {
+    outputs: () => T,
+  ): T {
+    const inputs = [task];
     const device = this.#tasks.device(inputs);
-    const { input, target } = inputs[0]!;
-    const others = grad === undefined ? [input, target] : [input, target, grad];
-    const value = resultTensor(device, valueDType(input.dtype), out, others);
-    this.#tasks.reduce(device, inputs, normalizer, [value], [grad], null);
-    onResult(value, this.#remarks);
-    return value;
+    const { written } = this.#tasks.reduce(device, inputs, normalizer, () => {
+      const written = outputs();
+      const { value, grad } = written;
+      return { written, values: [value], grads: [grad], total: null };
+    });
+    onResult(written.value, this.#remarks);
+    return written;
   }
 }

@@ -59,6 +59,13 @@ export interface TaskInput {
   readonly mask?: Tensor | null;
 }
 
+/** What the fused pass writes: value and gradient of each task, and the total. */
+export interface TaskOutputs {
+  readonly values: readonly Tensor[];
+  readonly grads: readonly (Tensor | null | undefined)[];
+  readonly total: Tensor | null;
+}
+
 /** The checked description of a masked loss. */
 export function maskedTask(
   name: string,
@@ -148,17 +155,15 @@ export class MaskedTasks {
   }
 
   /**
-   * Enqueues the fused pass: writes the value and, where there is one, the
-   * gradient of every task, and the total.
+   * Enqueues the fused pass. `outputs` makes what it writes once the inputs are
+   * known to fit: what throws before has taken no memory.
    */
-  reduce(
+  reduce<T extends TaskOutputs>(
     device: Device,
     inputs: readonly (TaskInput | undefined)[],
     given: Normalizer | undefined,
-    values: readonly Tensor[],
-    grads: readonly (Tensor | undefined)[],
-    total: Tensor | null,
-  ): void {
+    outputs: () => T,
+  ): T {
     const table = this.#table;
     const samples: number[] = [];
     let counted = false; // on the device, where masks are
@@ -166,7 +171,6 @@ export class MaskedTasks {
     for (let i = 0; i < inputs.length; i++) {
       const input = inputs[i];
       samples.push(this.#setInput(i, device, input, weights));
-      table.setOutput(i, values[i]!, grads[i] ?? null);
       if (input === undefined) continue;
       const { reduction } = this.tasks[i]!;
       counted ||= reduction === "per_structure" ||
@@ -188,14 +192,20 @@ export class MaskedTasks {
       if (reduction === "sum" || factor === undefined) {
         table.setFactor(i, coefficient, 0n);
       } else {
-        const { scale, normalizer } = factor(i);
+        const { of } = this.#labels[i]!;
+        const { scale, normalizer } = factor(i, samples[i]!, of);
         table.setFactor(i, coefficient * scale, normalizer);
       }
     }
-    table.reduce(device, total);
+    const written = outputs();
+    for (let i = 0; i < inputs.length; i++) {
+      table.setOutput(i, written.values[i]!, written.grads[i] ?? null);
+    }
+    table.reduce(device, written.total);
+    return written;
   }
 
-  /** Checks a task's input and writes it to the table; gives its samples as far as the host knows. */
+  /** Checks a task's input and writes it to the table; gives its samples, at least, as far as the host knows. */
   #setInput(
     i: number,
     device: Device,
@@ -241,7 +251,9 @@ export class MaskedTasks {
       rowWeights,
       true,
     );
-    return input.entries;
+    if (mask !== null) return 0; // the device counts what it leaves
+    if (reduction !== "per_structure") return input.entries;
+    return Math.min(natoms!.size, 1); // those without a loss do not count
   }
 }
 

@@ -129,7 +129,7 @@ export class MultiTaskLoss<Name extends string> {
    * @param options `out`: what a former call returned, to be written again; of
    * gradients that it has nothing is written. `normalizer`: the samples of the
    * whole step.
-   * @throws {ArgumentError} if a task is unknown, or all are absent without a group.
+   * @throws {ArgumentError} if a task is unknown, all are absent without a group, or the normalizer was made by another loss, or for fewer samples.
    * @throws {ShapeError} if shapes differ (there is no broadcasting) or a loss does not take them.
    * @throws {DTypeError} if dtypes differ or do not fit.
    * @throws {DeviceError} if a tensor is not on the device of the others, or of the group.
@@ -140,19 +140,7 @@ export class MultiTaskLoss<Name extends string> {
     inputs: TaskInputs<Name>,
     options: ReduceOptions<MultiTaskValues<Name>> = {},
   ): MultiTaskValues<Name> {
-    const list = this.#list(inputs);
-    const device = this.#tasks.device(list);
-    const { out, normalizer } = options;
-    const result = this.#result(device, out);
-    this.#tasks.reduce(
-      device,
-      list,
-      normalizer,
-      result.list,
-      [],
-      result.total,
-    );
-    return result;
+    return this.#reduce(inputs, options, () => []).result;
   }
 
   /**
@@ -168,25 +156,16 @@ export class MultiTaskLoss<Name extends string> {
     inputs: TaskInputs<Name>,
     options: ReduceOptions<MultiTaskGrads<Name>> = {},
   ): MultiTaskGrads<Name> {
-    const list = this.#list(inputs);
-    const device = this.#tasks.device(list);
-    const { out, normalizer } = options;
-    const result = this.#result(device, out);
-    const grads = list.map((task, i) => {
-      if (task === undefined) return undefined;
-      const { input, target } = task;
-      return outputTensor(device, input.shape, input.dtype, result.kept[i], [
-        input,
-        target,
-      ]);
-    });
-    this.#tasks.reduce(
-      device,
-      list,
-      normalizer,
-      result.list,
-      grads,
-      result.total,
+    const { result, grads } = this.#reduce(
+      inputs,
+      options,
+      (list, { kept }) =>
+        list.map((task, i) => {
+          if (task === undefined) return undefined;
+          const { input, target } = task;
+          const { device, shape, dtype } = input;
+          return outputTensor(device, shape, dtype, kept[i], [input, target]);
+        }),
     );
     result.setGrads(grads);
     return result;
@@ -213,6 +192,24 @@ export class MultiTaskLoss<Name extends string> {
     return this.#tasks.normalizer(counts);
   }
 
+  #reduce(
+    inputs: TaskInputs<Name>,
+    { out, normalizer }: ReduceOptions<MultiTaskValues<Name>>,
+    gradsOf: (
+      list: readonly (TaskInput | undefined)[],
+      result: MultiTaskResult<Name>,
+    ) => (Tensor | undefined)[],
+  ): { result: MultiTaskResult<Name>; grads: (Tensor | undefined)[] } {
+    this.#checkNames(inputs);
+    const list = this.names.map((name) => inputs[name]);
+    const device = this.#tasks.device(list);
+    return this.#tasks.reduce(device, list, normalizer, () => {
+      const result = this.#result(device, out);
+      const { list: values, total } = result;
+      return { result, values, total, grads: gradsOf(list, result) };
+    });
+  }
+
   #checkNames(named: object): void {
     for (const name of Object.keys(named)) {
       if (this.names.includes(name as Name)) continue;
@@ -220,11 +217,6 @@ export class MultiTaskLoss<Name extends string> {
         `task '${name}' is unknown: expected one of ${this.names.join(", ")}`,
       );
     }
-  }
-
-  #list(inputs: TaskInputs<Name>): (TaskInput | undefined)[] {
-    this.#checkNames(inputs);
-    return this.names.map((name) => inputs[name]);
   }
 
   /** Where to write: what a former call returned, or something new. */

@@ -17,6 +17,12 @@ export interface Factor {
   readonly normalizer: bigint;
 }
 
+/**
+ * The factor of a task's mean over a batch with so many samples, as far as the
+ * host knows; `of` names the task in messages.
+ */
+export type FactorOf = (task: number, samples: number, of: string) => Factor;
+
 /** The numbers of samples over all replicas: on the host where there is one replica. */
 type Totals = DeviceTotals | readonly number[];
 
@@ -62,12 +68,17 @@ class DeviceTotals {
   }
 }
 
-let create: (totals: Totals, worldSize: number, owner: object) => Normalizer;
+let create: (
+  totals: Totals,
+  worldSize: number,
+  owner: object,
+  samples: readonly number[] | undefined,
+) => Normalizer;
 let friend: (
   normalizer: Normalizer,
   device: Device,
   owner: object,
-) => (task: number) => Factor;
+) => FactorOf;
 
 /**
  * The numbers of samples that the means of one step are divided by, over all
@@ -100,18 +111,26 @@ export class Normalizer implements Disposable {
   readonly #totals: Totals;
   readonly #worldSize: number;
   readonly #owner: object;
+  /** Those of this replica, if its host knows them. */
+  readonly #samples: readonly number[] | undefined;
   #disposed = false;
 
   static {
-    create = (totals, worldSize, owner) =>
-      new Normalizer(totals, worldSize, owner);
+    create = (totals, worldSize, owner, samples) =>
+      new Normalizer(totals, worldSize, owner, samples);
     friend = (normalizer, device, owner) => normalizer.#factors(device, owner);
   }
 
-  private constructor(totals: Totals, worldSize: number, owner: object) {
+  private constructor(
+    totals: Totals,
+    worldSize: number,
+    owner: object,
+    samples: readonly number[] | undefined,
+  ) {
     this.#totals = totals;
     this.#worldSize = worldSize;
     this.#owner = owner;
+    this.#samples = samples;
   }
 
   #open(): Totals {
@@ -121,27 +140,34 @@ export class Normalizer implements Disposable {
     return this.#totals;
   }
 
-  #factors(device: Device, owner: object): (task: number) => Factor {
+  #factors(device: Device, owner: object): FactorOf {
     const totals = this.#open();
     if (this.#owner !== owner) {
       throw new ArgumentError(
         "the normalizer was made by another loss: use the one of this loss's normalizer()",
       );
     }
-    const scale = this.#worldSize;
-    if (!(totals instanceof DeviceTotals)) {
-      return (task) => ({ scale: scale / totals[task]!, normalizer: 0n });
-    }
-    if (totals.device !== device) {
+    if (totals instanceof DeviceTotals && totals.device !== device) {
       throw new DeviceError(
         `the normalizer is on ${totals.device.name}, the input on ${device.name}`,
       );
     }
-    const first = addressOf(totals.tensor);
-    return (task) => ({
-      scale,
-      normalizer: first + BigInt(task) * DOUBLE_BYTES,
-    });
+    const scale = this.#worldSize;
+    const first = totals instanceof DeviceTotals
+      ? addressOf(totals.tensor)
+      : 0n;
+    return (task, samples, of) => {
+      const all = this.#samples?.[task] ?? samples;
+      if (samples > all) {
+        throw new ArgumentError(
+          `the normalizer was made for ${all} samples${of}, this batch alone has ${samples} or more: ` +
+            "pass normalizer() the number of the whole step, over all micro-batches",
+        );
+      }
+      return totals instanceof DeviceTotals
+        ? { scale, normalizer: first + BigInt(task) * DOUBLE_BYTES }
+        : { scale: scale / totals[task]!, normalizer: 0n };
+    };
   }
 
   /**
@@ -178,13 +204,15 @@ export function normalizerOf(
   owner: object,
 ): Normalizer {
   if (group === undefined || group.worldSize === 1) {
-    return create(samples.map((n) => Math.max(n, minimum)), 1, owner);
+    const totals = samples.map((n) => Math.max(n, minimum));
+    return create(totals, 1, owner, samples);
   }
   const pending = countAllReduce(group, samples);
   return create(
     new DeviceTotals(group.device, samples.length, minimum, pending),
     group.worldSize,
     owner,
+    samples,
   );
 }
 
@@ -200,6 +228,7 @@ export function normalizerOfTensor(
     new DeviceTotals(samples.device, samples.size, minimum, pending),
     group?.worldSize ?? 1,
     owner,
+    undefined,
   );
 }
 
@@ -208,7 +237,7 @@ export function factorsOf(
   normalizer: Normalizer,
   device: Device,
   owner: object,
-): (task: number) => Factor {
+): FactorOf {
   return friend(normalizer, device, owner);
 }
 

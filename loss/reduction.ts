@@ -2,7 +2,7 @@
 import { ArgumentError, UnknownReductionError } from "../errors.ts";
 import type { ProcessGroup } from "../distributed/process_group.ts";
 import type { DType } from "../tensor/dtype.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { outputTensor, resultTensor, type Tensor } from "../tensor/tensor.ts";
 import type { Loss } from "./loss.ts";
 import type { Normalizer } from "./normalizer.ts";
 import type { NonFiniteListener } from "./remarks.ts";
@@ -66,8 +66,34 @@ export function checkReduction(
   }
 }
 
-/** Value and gradient as one thing to dispose. */
-export function valueAndGrad(value: Tensor, grad: Tensor): ValueAndGrad {
+/** What a reduced loss writes. */
+export interface LossOutputs {
+  readonly value: Tensor;
+  readonly grad: Tensor | null;
+}
+
+/** Where a loss writes its value: `out`, or a new tensor. */
+export function valueOnly(
+  input: Tensor,
+  target: Tensor,
+  out: Tensor | undefined,
+): { readonly value: Tensor; readonly grad: null } {
+  const dtype = valueDType(input.dtype);
+  const value = resultTensor(input.device, dtype, out, [input, target]);
+  return { value, grad: null };
+}
+
+/** Where a loss writes value and gradient, as one thing to dispose: `out`, or new tensors. */
+export function valueAndGrad(
+  input: Tensor,
+  target: Tensor,
+  out: { value: Tensor; grad: Tensor } | undefined,
+): ValueAndGrad {
+  const { device, shape, dtype } = input;
+  const inputs = [input, target];
+  const grad = outputTensor(device, shape, dtype, out?.grad, inputs);
+  inputs.push(grad);
+  const value = resultTensor(device, valueDType(dtype), out?.value, inputs);
   return {
     value,
     grad,

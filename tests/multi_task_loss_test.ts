@@ -322,6 +322,77 @@ testOnDevices("a Normalizer serves the loss that made it", async (device) => {
   assertEquals(await none.totals(), [1]);
 });
 
+testOnDevices(
+  "a Normalizer made for fewer samples than one batch has is told",
+  async (device) => {
+    const FORCES = [4, 3];
+    using input = device.zeros(FORCES);
+    using target = device.zeros(FORCES);
+    using natoms = device.tensor(new Int32Array([3, 1]));
+    using mask = device.zeros(FORCES, "bool");
+
+    const mean = new DDPLoss("l2norm");
+    using three = mean.normalizer(3);
+    assertThrows(
+      () => mean.valueAndGrad(input, target, null, { normalizer: three }),
+      ArgumentError,
+      "made for 3 samples, this batch alone has 4",
+    );
+    const sum = new DDPLoss("l2norm", "sum"); // is divided by nothing
+    using unused = sum.normalizer(0);
+    sum.forward(input, target, null, { normalizer: unused }).dispose();
+
+    const many = new MultiTaskLoss({
+      forces: { loss: "mae" },
+      heads: { loss: "l2norm", reduction: "per_structure" },
+    });
+    const forces = { input, target };
+    const heads = { input, target, natoms };
+    using counts = many.normalizer({ forces: 12, heads: 2 });
+    const before = device.memory.tensors;
+    {
+      using _result = many.forward({ forces, heads }, { normalizer: counts });
+    }
+    using forgotten = many.normalizer({ forces: 12 });
+    assertThrows(
+      () => many.valueAndGrad({ forces, heads }, { normalizer: forgotten }),
+      ArgumentError,
+      "made for 0 samples of heads, this batch alone has 1",
+    );
+    using few = many.normalizer({ forces: 4, heads: 2 });
+    assertThrows(
+      () => many.valueAndGrad({ forces, heads }, { normalizer: few }),
+      ArgumentError,
+      "made for 4 samples of forces, this batch alone has 12",
+    );
+    assertEquals(device.memory.tensors, before);
+
+    // How many a mask leaves, and which structures count, the device knows.
+    using none = many.normalizer({});
+    const masked = { forces: { ...forces, mask } };
+    using _masked = many.forward(masked, { normalizer: none });
+    using one = many.normalizer({ heads: 1 });
+    using _heads = many.forward({ heads }, { normalizer: one });
+    assertEquals(await one.totals(), [1, 1]);
+  },
+);
+
+testOnDevices("a call that fails takes no memory", async (device) => {
+  using input = device.zeros([4]);
+  using natoms = device.zeros([3], "int64");
+  using mask = device.zeros([3], "bool");
+  const before = device.memory.tensors;
+  const perAtom = new DDPLoss("per_atom_mae");
+  assertThrows(() => perAtom.valueAndGrad(input, input, natoms), ShapeError);
+  const masked = new DDPMTLoss("mae");
+  assertThrows(() => masked.valueAndGrad(input, input, mask), ShapeError);
+  const many = new MultiTaskLoss({ a: { loss: "mse" }, b: { loss: "mae" } });
+  const [a, b] = [{ input, target: input }, { input, target: input, mask }];
+  assertThrows(() => many.valueAndGrad({ a, b }), ShapeError);
+  assertEquals(device.memory.tensors, before);
+  await device.synchronize();
+});
+
 testOnDevices("DDPMTLoss rejects what it cannot compute", async (device) => {
   using input = device.zeros([4, 3]);
   using target = device.zeros([4, 3]);
