@@ -2,7 +2,7 @@
  * Matrix product by cuBLAS, which is column-major: a row-major matrix is to it
  * the transposed one, so c = op(a) op(b) is computed as c' = op(b)' op(a)'.
  * float32 in float32 (in TF32 only if ATOMLOSS_ALLOW_TF32=1), half precision
- * with float32 sums.
+ * with float32 sums, also where cuBLAS cuts k into parts.
  */
 #include <cstdlib>
 #include <cstring>
@@ -20,10 +20,13 @@ cublasHandle_t blas(al_device* device) {
     AL_CHECK(cublasCreate(&device->blas));
     AL_CHECK(cublasSetStream(device->blas, device->compute));
     const char* const tf32 = std::getenv("ATOMLOSS_ALLOW_TF32");
+    const int inputs = tf32 != nullptr && strcmp(tf32, "1") == 0
+                           ? CUBLAS_TF32_TENSOR_OP_MATH
+                           : CUBLAS_DEFAULT_MATH;
+    // Without it the parts of a sum are added in the type of the output.
+    const int sums = CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
     AL_CHECK(cublasSetMathMode(device->blas,
-                               tf32 != nullptr && strcmp(tf32, "1") == 0
-                                   ? CUBLAS_TF32_TENSOR_OP_MATH
-                                   : CUBLAS_DEFAULT_MATH));
+                               static_cast<cublasMath_t>(inputs | sums)));
   }
   return device->blas;
 }
