@@ -10,13 +10,16 @@
 #include <cuda_runtime.h>
 #include <nccl.h>
 
+#include <utility>
+
 #include "status.h"
 
 namespace atomloss {
 
 inline void check(cudaError_t code, const char* call) {
   if (code == cudaSuccess) return;
-  cudaGetLastError();  // forget it, so that the next launch is not blamed
+  // Forgotten: others in this process ask for the last error of theirs.
+  cudaGetLastError();
   throw al_error(al_fail(
       code == cudaErrorMemoryAllocation ? AL_OUT_OF_MEMORY : AL_DEVICE_FAILED,
       "%s: %s: %s", call, cudaGetErrorName(code), cudaGetErrorString(code)));
@@ -56,6 +59,23 @@ inline void check(ncclResult_t code, const char* call) {
   throw al_error(al_fail(AL_COLLECTIVE_FAILED, "%s: %s: %s (%s)", call,
                          nccl_name(code), ncclGetErrorString(code),
                          ncclGetLastError(nullptr)));
+}
+
+/**
+ * Launches a kernel. Its status is that of this launch: cudaGetLastError(),
+ * which is all that <<<>>> leaves, also tells what others in this process did
+ * wrong before, and would blame a loss that ran for it.
+ */
+template <class... Parameters, class... Arguments>
+void launch_kernel(void (*kernel)(Parameters...), dim3 grid, int threads,
+                   cudaStream_t stream, Arguments&&... arguments) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = stream;
+  check(cudaLaunchKernelEx(&config, kernel,
+                           std::forward<Arguments>(arguments)...),
+        "cudaLaunchKernelEx");
 }
 
 }  // namespace atomloss

@@ -550,9 +550,9 @@ al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
             Counts argument = {};
             const int32_t some = std::min(kMaxCounts, n - i);
             std::copy(counts + i, counts + i + some, argument.values);
-            write_counts<<<1, kMaxCounts, 0, device->transfer>>>(
-                argument, some, slot.counts + i);
-            AL_CHECK(cudaGetLastError());
+            atomloss::launch_kernel(write_counts, 1, kMaxCounts,
+                                    device->transfer, argument, some,
+                                    slot.counts + i);
           }
           if (!counts)
             AL_CHECK(
@@ -579,9 +579,8 @@ al_status al_count_totals(al_device* device, al_group* group, int64_t ticket,
     const int blocks = (n + kMaxCounts - 1) / kMaxCounts;
     const auto launch = [&](const int64_t* sums) {
       if (n == 0) return;
-      read_counts<<<blocks, kMaxCounts, 0, device->compute>>>(sums, n, minimum,
-                                                              totals);
-      AL_CHECK(cudaGetLastError());
+      atomloss::launch_kernel(read_counts, blocks, kMaxCounts, device->compute,
+                              sums, n, minimum, totals);
     };
     if (group == nullptr) {
       launch(device_counts);

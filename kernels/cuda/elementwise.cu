@@ -65,8 +65,8 @@ al_status launch(al_device* device, int64_t n, F body) {
   device->use();
   const int64_t blocks = (n + kThreads - 1) / kThreads;
   const int64_t grid = blocks < kMaxBlocks ? blocks : kMaxBlocks;
-  for_each<<<static_cast<int>(grid), kThreads, 0, device->compute>>>(n, body);
-  AL_CHECK(cudaGetLastError());
+  launch_kernel(for_each<F>, static_cast<unsigned>(grid), kThreads,
+                device->compute, n, body);
   return AL_OK;
 }
 
@@ -92,9 +92,8 @@ al_status al_sum(al_device* device, int32_t dtype, const void* x, int64_t n,
       task.value_dtype = dtype;
       device->use();
       const int grid = device->grid(divide_up(n, int64_t{kThreads} * 8));
-      sum_elements<S>
-          <<<grid, kThreads, 0, device->compute>>>(task, device->scratch);
-      AL_CHECK(cudaGetLastError());
+      launch_kernel(sum_elements<S>, grid, kThreads, device->compute, task,
+                    device->scratch);
       return static_cast<al_status>(AL_OK);
     });
   });

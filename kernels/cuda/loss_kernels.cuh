@@ -43,10 +43,8 @@ template <class Loss, class S, Body kBody>
 void launch_body(al_device* device, const al_loss_task& task, int64_t tiles,
                  int number, const Total& total) {
   // The grid follows from the sizes alone, and with it the order of the sums.
-  reduce_task<Loss, S, kBody>
-      <<<device->grid(tiles), kThreads, 0, device->compute>>>(
-          task, number, device->scratch, total);
-  AL_CHECK(cudaGetLastError());
+  launch_kernel(reduce_task<Loss, S, kBody>, device->grid(tiles), kThreads,
+                device->compute, task, number, device->scratch, total);
 }
 
 template <class Loss, class S>
@@ -83,9 +81,8 @@ template <class Loss, class S>
 void launch_forward(al_device* device, const al_loss_task& task, void* out) {
   const int grid = unreduced_grid<Loss>(task);
   if (grid == 0) return;
-  unreduced<Loss, S>
-      <<<grid, kThreads, 0, device->compute>>>(task, static_cast<S*>(out));
-  AL_CHECK(cudaGetLastError());
+  launch_kernel(unreduced<Loss, S>, grid, kThreads, device->compute, task,
+                static_cast<S*>(out));
 }
 
 template <class Loss, class S>
@@ -93,18 +90,15 @@ void launch_backward(al_device* device, const al_loss_task& task,
                      const void* grad_output) {
   const int grid = unreduced_grid<Loss>(task);
   if (grid == 0) return;
-  unreduced_grad<Loss, S><<<grid, kThreads, 0, device->compute>>>(
-      task, static_cast<const S*>(grad_output));
-  AL_CHECK(cudaGetLastError());
+  launch_kernel(unreduced_grad<Loss, S>, grid, kThreads, device->compute, task,
+                static_cast<const S*>(grad_output));
 }
 
 template <class Loss, class S>
 void launch_weigh(al_device* device, const al_loss_task& task,
                   const int64_t* offsets, unsigned long long* count) {
-  weigh_structures<Loss, S>
-      <<<device->grid(task.structures), kThreads, 0, device->compute>>>(
-          task, offsets, count);
-  AL_CHECK(cudaGetLastError());
+  launch_kernel(weigh_structures<Loss, S>, device->grid(task.structures),
+                kThreads, device->compute, task, offsets, count);
 }
 
 template <class Loss, class S>

@@ -24,16 +24,14 @@ al_status launch_forces(al_device* device, const Natoms& natoms,
                         const Forces& forces, const Structures& structures,
                         AtomSums* partials, int blocks) {
   const cudaStream_t stream = device->compute;
-  metrics_offsets<<<1, kMetricsThreads, 0, stream>>>(
-      natoms, forces.atoms, forces.mask != nullptr, structures);
-  AL_CHECK(cudaGetLastError());
+  launch_kernel(metrics_offsets, 1, kMetricsThreads, stream, natoms,
+                forces.atoms, forces.mask != nullptr, structures);
   return with_float_type(forces.dtype, [&](auto type) {
     using S = typename decltype(type)::type;
-    metrics_forces<S><<<blocks, kMetricsThreads, 0, stream>>>(
-        static_cast<const S*>(forces.pred),
-        static_cast<const S*>(forces.target), forces.mask, forces.atoms,
-        forces.threshold, structures, partials);
-    AL_CHECK(cudaGetLastError());
+    launch_kernel(metrics_forces<S>, blocks, kMetricsThreads, stream,
+                  static_cast<const S*>(forces.pred),
+                  static_cast<const S*>(forces.target), forces.mask,
+                  forces.atoms, forces.threshold, structures, partials);
     return static_cast<al_status>(AL_OK);
   });
 }
@@ -84,11 +82,10 @@ al_status al_metrics_add(al_device* device, int64_t structures,
     return with_float_type(
         energy_pred ? energy_dtype : AL_FLOAT64, [&](auto type) {
           using S = typename decltype(type)::type;
-          metrics_finish<S><<<1, kMetricsThreads, 0, device->compute>>>(
-              counts, atoms, all, partials, blocks,
-              static_cast<const S*>(energy_pred),
+          launch_kernel(
+              metrics_finish<S>, 1, kMetricsThreads, device->compute, counts,
+              atoms, all, partials, blocks, static_cast<const S*>(energy_pred),
               static_cast<const S*>(energy_target), energy_threshold, sums);
-          AL_CHECK(cudaGetLastError());
           return static_cast<al_status>(AL_OK);
         });
   });

@@ -113,8 +113,8 @@ void launch(al_device* device, int32_t count, void* const* params,
     table.first_block[table.count] = blocks;
     if (blocks == 0) continue;
     static_assert(sizeof(Table<S>) + sizeof(Rule) <= 4096);
-    step<<<blocks, kThreads, 0, device->compute>>>(table, rule);
-    AL_CHECK(cudaGetLastError());
+    launch_kernel(step<S, Rule>, blocks, kThreads, device->compute, table,
+                  rule);
   }
 }
 

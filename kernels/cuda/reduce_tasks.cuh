@@ -64,17 +64,16 @@ void launch_tasks(al_device* device, const TaskTable& table,
   for (int i = 1; i < table.count; ++i)
     mixed |= table.tasks[i].dtype != table.tasks[0].dtype;
   if (mixed) {
-    reduce_mixed_tasks<<<grid, kThreads, 0, device->compute>>>(
-        table, device->scratch, total);
+    launch_kernel(reduce_mixed_tasks, grid, kThreads, device->compute, table,
+                  device->scratch, total);
   } else {
     with_float_type(table.tasks[0].dtype, [&](auto type) {
       using S = typename decltype(type)::type;
-      reduce_tasks<S><<<grid, kThreads, 0, device->compute>>>(
-          table, device->scratch, total);
+      launch_kernel(reduce_tasks<S>, grid, kThreads, device->compute, table,
+                    device->scratch, total);
       return static_cast<al_status>(AL_OK);
     });
   }
-  AL_CHECK(cudaGetLastError());
 }
 
 const MultiReduce multi_reduce = {launch_tasks,

@@ -29,8 +29,7 @@ class MaskCounter {
     const int64_t most = int64_t{device_->processors} * kMaskBlocks;
     const dim3 grid(static_cast<unsigned>(std::min(tiles_, most)),
                     static_cast<unsigned>(masks_));
-    count_masks<<<grid, kThreads, 0, device_->compute>>>(table_);
-    AL_CHECK(cudaGetLastError());
+    launch_kernel(count_masks, grid, kThreads, device_->compute, table_);
     masks_ = 0;
     tiles_ = 1;
   }
@@ -47,8 +46,7 @@ void launch_weigh(al_device* device, const al_loss_task& task,
   const ScopedBlock scratch(
       device, (task.structures + 1) * static_cast<int64_t>(sizeof(int64_t)));
   auto* const offsets = static_cast<int64_t*>(scratch.memory());
-  structure_offsets<<<1, kThreads, 0, device->compute>>>(task, offsets);
-  AL_CHECK(cudaGetLastError());
+  launch_kernel(structure_offsets, 1, kThreads, device->compute, task, offsets);
   entry.kernels_for(task.dtype).weigh_structures(device, task, offsets, count);
 }
 
