@@ -62,14 +62,16 @@ void share_grid(const al_device* device, TaskTable& table) {
 
 void reduce_together(al_device* device, const MultiReduce& launch,
                      int32_t count, const al_loss_task* tasks,
-                     const Total& total) {
+                     al_loss_result* total) {
   for (int32_t first = 0; first < count; first += kLaunchTasks) {
     TaskTable table = {};
     table.count = std::min<int32_t>(kLaunchTasks, count - first);
     table.first_task = first;
     std::copy(tasks + first, tasks + first + table.count, table.tasks);
     share_grid(device, table);
-    launch.launch(device, table, total);
+    const bool is_last = first + table.count == count;
+    launch.launch(device, table,
+                  {is_last ? total : nullptr, count, table.count});
   }
 }
 
@@ -153,9 +155,8 @@ al_status al_loss_reduce(al_device* device, int32_t count,
       checked_entry(tasks[i]);
       together &= knows(launch, tasks[i].loss);
     }
-    const Total all = {total, count};
     if (together) {
-      reduce_together(device, launch, count, tasks, all);
+      reduce_together(device, launch, count, tasks, total);
       return AL_OK;
     }
     // One task, or a loss that no launch knows: a worker of this process may
@@ -163,7 +164,8 @@ al_status al_loss_reduce(al_device* device, int32_t count,
     for (int32_t i = 0; i < count; ++i)
       loss_entry(tasks[i].loss)
           .kernels_for(tasks[i].dtype)
-          .reduce(device, tasks[i], i, all);
+          .reduce(device, tasks[i], i,
+                  {i == count - 1 ? total : nullptr, count, 1});
     return AL_OK;
   });
 }

@@ -403,7 +403,7 @@ __global__ __launch_bounds__(kThreads, kMinBlocks) void sum_elements(
        i += int64_t{gridDim.x} * kThreads)
     sum += static_cast<double>(load(in.pred[i]));
   finish_task({sum, 0}, task, {0, 0, static_cast<int>(gridDim.x)}, scratch,
-              {nullptr, 0});
+              {nullptr, 0, 0});
 }
 
 /** The share of this block's task. */

@@ -15,7 +15,8 @@ constexpr int kMaxTasks = 1024;
 
 struct Scratch {
   Partial* partials; /* a slot per block */
-  unsigned* tickets; /* [kMaxTasks + 1]: how many blocks, and tasks, are done */
+  unsigned* tickets; /* [kMaxTasks + 1]: how many blocks, and tasks, of a launch
+                        are done; all 0 between launches */
   Partial* values;   /* [kMaxTasks]: the tasks' results */
 };
 

@@ -26,10 +26,14 @@ constexpr int kThreads = 256;
  */
 constexpr int kMinBlocks = 2;
 
-/** Where the sum over the tasks goes, if it is wanted. */
+/**
+ * Where the sum over the tasks of a call goes: with its last launch. A launch
+ * counts its own tasks only, so that one that fails leaves nothing behind.
+ */
 struct Total {
-  al_loss_result* result;
+  al_loss_result* result; /* NULL: not wanted, or not yet */
   int tasks;
+  int together; /* of them in this launch */
 };
 
 /** The part of the grid that works on a task. */
@@ -198,11 +202,12 @@ __device__ __forceinline__ void finish_task(Partial mine,
     value.sum = nan_to_num(value.sum,
                            as_double ? DBL_MAX : static_cast<double>(FLT_MAX));
   write_result(as_double, value, task.result);
+  // Also for a later launch, which begins when this one is done.
+  publish(&scratch.values[share.task], value);
   if (total.result == nullptr) return;
 
-  publish(&scratch.values[share.task], value);
   __threadfence();
-  const auto last = static_cast<unsigned>(total.tasks - 1);
+  const auto last = static_cast<unsigned>(total.together - 1);
   if (atomicInc(&scratch.tickets[kMaxTasks], last) != last) return;
   __threadfence();
   Partial all = {0, 0};

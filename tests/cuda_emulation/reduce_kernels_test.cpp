@@ -325,13 +325,9 @@ void check_together(bool mixed) {
     memory.values[i] = {uniform(), i};
     before += memory.values[i].sum;
   }
-  const Total total = {&result, count};
+  const Total all = {&result, table.first_task + count, count};
   const auto grid = static_cast<unsigned>(table.first_block[count]);
   emulation::launch(grid, kThreads, [&] {
-    Total all = {total.result, table.first_task + count};
-    // Their tickets too: as if they had been counted.
-    if (memory.tickets[kMaxTasks] == 0)
-      memory.tickets[kMaxTasks] = static_cast<unsigned>(table.first_task);
     if (mixed)
       reduce_mixed_tasks(table, memory.scratch(), all);
     else if (dtype == AL_FLOAT32)
