@@ -26,9 +26,8 @@ inline __half __float2half_rn(float x) {
   const float magnitude = std::fabs(x);
   unsigned bits = 0x7c00;
   if (magnitude < 65520.0f) {
-    int exponent;
-    std::frexp(magnitude, &exponent);
-    exponent = std::max(exponent - 1, -14); /* that of subnormals */
+    // That of subnormals, and of 0.
+    const int exponent = std::max(std::ilogb(magnitude), -14);
     const auto steps = static_cast<unsigned>(
         std::nearbyint(std::ldexp(magnitude, 10 - exponent)));
     // A mantissa that rounds up to 2 carries into the exponent.
