@@ -24,6 +24,7 @@ const SOURCES = [
 const HEADERS = [
   ...SHARED_HEADERS,
   "cuda/check.cuh",
+  "cuda/current_device.cuh",
   "cuda/device.cuh",
   "cuda/half.cuh",
   "cuda/loss_kernels.cuh",

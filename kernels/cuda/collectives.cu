@@ -384,7 +384,7 @@ al_status al_group_open(al_device* device, int32_t rank, int32_t world_size,
                    static_cast<long long>(capacity),
                    static_cast<long long>(*blob_bytes));
   return al_guard([&]() -> al_status {
-    device->use();
+    const atomloss::CurrentDevice current(device->ordinal);
     // All connections in al_group_connect, which has a thread of its own: else
     // the first collective of each kind waits for the peers to make them.
     setenv("NCCL_RUNTIME_CONNECT", "0", 0);
@@ -415,7 +415,7 @@ al_status al_group_connect(al_group* group, const void* blobs, int64_t bytes) {
                    static_cast<long long>(bytes),
                    static_cast<long long>(expected));
   return al_guard([&]() -> al_status {
-    group->device->use();
+    const atomloss::CurrentDevice current(group->device->ordinal);
     std::lock_guard<std::mutex> lock(group->calling);
     ncclUniqueId id;  // that of rank 0
     memcpy(&id, blobs, sizeof id);
@@ -441,7 +441,7 @@ al_status al_group_connect(al_group* group, const void* blobs, int64_t bytes) {
 
 al_status al_group_close(al_group* group) {
   return al_guard([&]() -> al_status {
-    group->device->use();
+    const atomloss::CurrentDevice current(group->device->ordinal);
     {
       std::lock_guard<std::mutex> lock(group->mutex);
       group->closing = true;
@@ -487,7 +487,7 @@ al_status al_all_reduce(al_group* group, int32_t dtype, int32_t op,
     return al_fail(AL_INVALID_ARGUMENT, "avg needs a floating dtype");
   return al_guard([&]() -> al_status {
     const ncclDataType_t type = nccl_type(dtype);
-    group->device->use();
+    const atomloss::CurrentDevice current(group->device->ordinal);
     std::lock_guard<std::mutex> lock(group->calling);
     int64_t total = 0;
     for (int32_t i = 0; i < count; ++i) total += sizes[i];
@@ -516,7 +516,7 @@ al_status al_all_reduce(al_group* group, int32_t dtype, int32_t op,
 al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
                        int32_t root) {
   return al_guard([&]() -> al_status {
-    group->device->use();
+    const atomloss::CurrentDevice current(group->device->ordinal);
     std::lock_guard<std::mutex> lock(group->calling);
     group->enqueue("broadcast of " + std::to_string(bytes) +
                        " bytes from rank " + std::to_string(root),
@@ -536,7 +536,7 @@ al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
                    atomloss::kMaxTasks);
   return al_guard([&]() -> al_status {
     al_device* device = group->device;
-    device->use();
+    const atomloss::CurrentDevice current(device->ordinal);
     std::lock_guard<std::mutex> lock(group->calling);
     Slot& slot = group->take_slot(ticket);
     // Behind the reader of what this slot held before. Counts of the host wait
@@ -575,7 +575,7 @@ al_status al_count_totals(al_device* device, al_group* group, int64_t ticket,
                           int32_t n, const int64_t* device_counts,
                           double minimum, double* totals) {
   return al_guard([&]() -> al_status {
-    device->use();
+    const atomloss::CurrentDevice current(device->ordinal);
     const int blocks = (n + kMaxCounts - 1) / kMaxCounts;
     const auto launch = [&](const int64_t* sums) {
       if (n == 0) return;
@@ -599,7 +599,7 @@ al_status al_count_totals(al_device* device, al_group* group, int64_t ticket,
 al_status al_barrier(al_group* group) {
   return al_guard([&]() -> al_status {
     al_device* device = group->device;
-    device->use();
+    const atomloss::CurrentDevice current(device->ordinal);
     {
       std::lock_guard<std::mutex> lock(group->calling);
       group->enqueue("barrier", Order::kBetween, [&] {

@@ -12,6 +12,7 @@
 #include "dlpack.h"
 
 using atomloss::BlockCache;
+using atomloss::CurrentDevice;
 using atomloss::Staging;
 
 namespace {
@@ -54,16 +55,13 @@ void release_kept(al_device* device) {
   AL_CHECK(cudaMemPoolTrimTo(pool, 0));
 }
 
-/**
- * A block that was exported and has outlived its device, whose streams are
- * gone. The thread is the consumer's: it gets its own GPU back.
- */
+/** A block that was exported and has outlived its device, with its streams. */
 void release_exported(void* block, int32_t ordinal) {
-  int current = 0;
-  const bool known = cudaGetDevice(&current) == cudaSuccess;
-  cudaSetDevice(ordinal);
-  cudaFree(block);
-  if (known) cudaSetDevice(current);
+  al_guard([&]() -> al_status {
+    const CurrentDevice current(ordinal);
+    AL_CHECK(cudaFree(block));
+    return AL_OK;
+  });
 }
 
 Staging new_staging(int64_t bytes) {
@@ -182,7 +180,7 @@ al_status al_device_open(int32_t ordinal, al_device** out) {
                      "there is no cuda:%d: this machine has %d GPU%s, cuda:0 "
                      "to cuda:%d",
                      ordinal, devices, devices == 1 ? "" : "s", devices - 1);
-    AL_CHECK(cudaSetDevice(ordinal));
+    const CurrentDevice current(ordinal);
     auto device = std::make_unique<al_device>();
     device->ordinal = ordinal;
     AL_CHECK(cudaDeviceGetAttribute(&device->processors,
@@ -220,7 +218,7 @@ al_status al_device_open(int32_t ordinal, al_device** out) {
 
 al_status al_device_close(al_device* device) {
   return al_guard([&]() -> al_status {
-    device->use();
+    const CurrentDevice current(device->ordinal);
     AL_CHECK(cudaStreamSynchronize(device->transfer));
     AL_CHECK(cudaStreamSynchronize(device->compute));
     for (void* block : device->blocks->close())
@@ -242,7 +240,7 @@ al_status al_device_close(al_device* device) {
 
 al_status al_synchronize(al_device* device) {
   return al_guard([&]() -> al_status {
-    device->use();
+    const CurrentDevice current(device->ordinal);
     AL_CHECK(cudaStreamSynchronize(device->compute));
     AL_CHECK(cudaStreamSynchronize(device->transfer));
     device->check_failure();
@@ -261,7 +259,7 @@ atomloss::Lender atomloss::lender(al_device* device) {
 
 al_status al_memory_state(al_device* device, int64_t* state) {
   return al_guard([&]() -> al_status {
-    device->use();
+    const CurrentDevice current(device->ordinal);
     device->blocks->state(state);
     size_t free = 0, total = 0;
     AL_CHECK(cudaMemGetInfo(&free, &total));
@@ -280,7 +278,7 @@ al_status al_alloc(al_device* device, int64_t bytes, void** memory) {
     const int64_t size = BlockCache::size_class(bytes);
     void* block = device->blocks->take(size);
     if (block == nullptr) {
-      device->use();
+      const CurrentDevice current(device->ordinal);
       block = allocate(device, size);
       if (block == nullptr) {
         release_kept(device);
@@ -307,10 +305,11 @@ al_status al_free(al_device* device, void* memory) {
     switch (device->blocks->give(memory)) {
       case BlockCache::Freed::kKept:
         return AL_OK;
-      case BlockCache::Freed::kSurplus:
-        device->use();
+      case BlockCache::Freed::kSurplus: {
+        const CurrentDevice current(device->ordinal);
         AL_CHECK(cudaFreeAsync(memory, device->compute));
         return AL_OK;
+      }
       case BlockCache::Freed::kUnknown:
         break;
     }
@@ -323,7 +322,7 @@ al_status al_free(al_device* device, void* memory) {
 al_status al_upload(al_device* device, void* memory, const void* host,
                     int64_t bytes) {
   return al_guard([&]() -> al_status {
-    device->use();
+    const CurrentDevice current(device->ordinal);
     std::lock_guard<std::mutex> lock(device->mutex);
     for (int64_t at = 0; at < bytes; at += kUploadBytes) {
       const int64_t left = bytes - at;
@@ -346,7 +345,7 @@ al_status al_download(al_device* device, const void* memory, void*,
   *ticket = 0;
   if (bytes == 0) return AL_OK;
   return al_guard([&]() -> al_status {
-    device->use();
+    const CurrentDevice current(device->ordinal);
     std::lock_guard<std::mutex> lock(device->mutex);
     const Staging staging = download_staging(device, bytes);
     AL_CHECK(cudaMemcpyAsync(staging.memory, memory, static_cast<size_t>(bytes),
@@ -361,7 +360,7 @@ al_status al_download(al_device* device, const void* memory, void*,
 al_status al_download_wait(al_device* device, int64_t ticket, void* host,
                            int64_t bytes) {
   return al_guard([&]() -> al_status {
-    device->use();
+    const CurrentDevice current(device->ordinal);
     Staging staging;
     {
       std::lock_guard<std::mutex> lock(device->mutex);
@@ -386,7 +385,7 @@ al_status al_download_wait(al_device* device, int64_t ticket, void* host,
 
 al_status al_zero(al_device* device, void* memory, int64_t bytes) {
   return al_guard([&]() -> al_status {
-    device->use();
+    const CurrentDevice current(device->ordinal);
     AL_CHECK(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes),
                              device->compute));
     return AL_OK;
@@ -396,7 +395,7 @@ al_status al_zero(al_device* device, void* memory, int64_t bytes) {
 al_status al_copy(al_device* device, void* destination, const void* source,
                   int64_t bytes) {
   return al_guard([&]() -> al_status {
-    device->use();
+    const CurrentDevice current(device->ordinal);
     AL_CHECK(cudaMemcpyAsync(destination, source, static_cast<size_t>(bytes),
                              cudaMemcpyDeviceToDevice, device->compute));
     return AL_OK;

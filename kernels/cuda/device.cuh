@@ -14,6 +14,7 @@
 
 #include "block_cache.h"
 #include "check.cuh"
+#include "current_device.cuh"
 #include "scratch.cuh"
 
 namespace atomloss {
@@ -59,9 +60,6 @@ struct al_device {
     const int64_t most = int64_t{processors} * atomloss::kBlocksPerProcessor;
     return static_cast<int>(tiles < 1 ? 1 : tiles < most ? tiles : most);
   }
-
-  /** Makes this the calling thread's device: Deno calls from several. */
-  void use() const { AL_CHECK(cudaSetDevice(ordinal)); }
 
   /** A failed collective: what was computed from it is not to be read. */
   void fail(al_status_code code, const std::string& why) {

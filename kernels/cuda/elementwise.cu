@@ -62,7 +62,7 @@ struct ZeroNonfinite {
 template <class F>
 al_status launch(al_device* device, int64_t n, F body) {
   if (n == 0) return AL_OK;
-  device->use();
+  const CurrentDevice current(device->ordinal);
   const int64_t blocks = (n + kThreads - 1) / kThreads;
   const int64_t grid = blocks < kMaxBlocks ? blocks : kMaxBlocks;
   launch_kernel(for_each<F>, static_cast<unsigned>(grid), kThreads,
@@ -90,7 +90,7 @@ al_status al_sum(al_device* device, int32_t dtype, const void* x, int64_t n,
       task.cols = 1;
       task.dtype = dtype;
       task.value_dtype = dtype;
-      device->use();
+      const CurrentDevice current(device->ordinal);
       const int grid = device->grid(divide_up(n, int64_t{kThreads} * 8));
       launch_kernel(sum_elements<S>, grid, kThreads, device->compute, task,
                     device->scratch);
@@ -113,7 +113,7 @@ al_status al_fill(al_device* device, int32_t dtype, void* out, int64_t n,
 al_status al_nan_to_num(al_device* device, int32_t dtype, const void* x,
                         int64_t n, void* out, int64_t* nonfinite) {
   return al_guard([&] {
-    device->use();
+    const CurrentDevice current(device->ordinal);
     AL_CHECK(cudaMemsetAsync(nonfinite, 0, sizeof *nonfinite, device->compute));
     return with_float_type(dtype, [&](auto type) {
       using S = typename decltype(type)::type;

@@ -116,7 +116,7 @@ al_status al_loss_forward(al_device* device, int32_t loss, int32_t dtype,
     const al_loss_task task = make_task(loss, dtype, pred, target, natoms,
                                         natoms_dtype, rows, cols, nullptr);
     const LossEntry& entry = checked_entry(task);
-    device->use();
+    const CurrentDevice current(device->ordinal);
     entry.kernels_for(dtype).forward(device, task, out);
     return AL_OK;
   });
@@ -131,7 +131,7 @@ al_status al_loss_backward(al_device* device, int32_t loss, int32_t dtype,
     const al_loss_task task = make_task(loss, dtype, pred, target, natoms,
                                         natoms_dtype, rows, cols, grad);
     const LossEntry& entry = checked_entry(task);
-    device->use();
+    const CurrentDevice current(device->ordinal);
     entry.kernels_for(dtype).backward(device, task, grad_output);
     return AL_OK;
   });
@@ -143,7 +143,7 @@ al_status al_loss_reduce(al_device* device, int32_t count,
     return al_fail(AL_INVALID_ARGUMENT, "%d tasks, expected at most %d", count,
                    kMaxTasks);
   return al_guard([&]() -> al_status {
-    device->use();
+    const CurrentDevice current(device->ordinal);
     if (count == 0) {
       if (total)
         AL_CHECK(cudaMemsetAsync(total, 0, sizeof *total, device->compute));

@@ -86,7 +86,7 @@ al_status al_matmul(al_device* device, int32_t dtype, int32_t transpose_a,
     return accumulate ? static_cast<al_status>(AL_OK)
                       : al_fill(device, dtype, c, m * n, 0, nullptr);
   return al_guard([&]() -> al_status {
-    device->use();
+    const atomloss::CurrentDevice current(device->ordinal);
     const cublasHandle_t handle = blas(device);
     const Problem p = {transpose_a != 0, transpose_b != 0, m, n, k};
     const bool vector = m == 1 || n == 1;

@@ -52,7 +52,7 @@ al_status al_metrics_add(al_device* device, int64_t structures,
   return al_guard([&]() -> al_status {
     if (al_status bad = check_metrics(structures, atoms, natoms_dtype))
       return bad;
-    device->use();
+    const CurrentDevice current(device->ordinal);
     const Natoms counts = {natoms, natoms_dtype == AL_INT64};
     const bool has_forces = forces_pred != nullptr;
     // The grid follows from the sizes alone, and with it the order of the sums.

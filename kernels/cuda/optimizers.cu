@@ -95,7 +95,7 @@ void launch(al_device* device, int32_t count, void* const* params,
             const void* const* grads, void* const* states1,
             void* const* states2, const int64_t* sizes, const Rule& rule) {
   using T = compute_t<S>;
-  device->use();
+  const CurrentDevice current(device->ordinal);
   for (int32_t first = 0; first < count; first += kEntries) {
     Table<S> table;
     table.count = count - first < kEntries ? count - first : kEntries;

@@ -59,7 +59,7 @@ al_status al_count_samples(al_device* device, int32_t count,
                            const al_loss_task* tasks, int64_t* counts) {
   if (count < 0) return al_fail(AL_INVALID_ARGUMENT, "%d tasks", count);
   return al_guard([&]() -> al_status {
-    device->use();
+    const CurrentDevice current(device->ordinal);
     AL_CHECK(cudaMemsetAsync(counts, 0,
                              static_cast<size_t>(count) * sizeof *counts,
                              device->compute));
