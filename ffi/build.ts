@@ -8,18 +8,28 @@
  *
  * `deno run -A ffi/build.ts cpu` builds it ahead of time and prints its path.
  */
-import { BuildError } from "../errors.ts";
+import { BuildError, LossDefinitionError } from "../errors.ts";
 import { compiler, cpuRecipe } from "./cpu_toolchain.ts";
 import { cudaRecipe } from "./cuda_toolchain.ts";
-import {
-  explainErrors,
-  type LossSource,
-  userLossHeader,
-} from "./loss_source.ts";
+import { errorsIn, type LossSource, userLossHeader } from "./loss_source.ts";
 import { runProgram } from "./process.ts";
 import type { Recipe } from "./recipe.ts";
 
 const RECIPES = { cpu: cpuRecipe, cuda: cudaRecipe };
+
+const recipes = new Map<keyof typeof RECIPES, Promise<Recipe>>();
+
+/** The recipe of a backend: compiler and driver are asked once in a process. */
+function recipeOf(backend: keyof typeof RECIPES): Promise<Recipe> {
+  let recipe = recipes.get(backend);
+  if (recipe === undefined) {
+    recipe = RECIPES[backend]();
+    recipes.set(backend, recipe);
+    // What was missing may have been installed.
+    recipe.catch(() => recipes.delete(backend));
+  }
+  return recipe;
+}
 
 const KERNELS = new URL("../kernels/", import.meta.url);
 
@@ -57,8 +67,12 @@ function cachePath(): string {
   );
 }
 
-/** The same; makes it if need be. */
-async function cacheDirectory(): Promise<string> {
+/**
+ * The same; makes it if need be.
+ *
+ * @throws {BuildError} if that is not possible; says what to do instead.
+ */
+export async function cacheDirectory(): Promise<string> {
   const path = cachePath();
   try {
     await Deno.mkdir(path, { recursive: true });
@@ -104,6 +118,8 @@ interface Plan {
   readonly texts: ReadonlyMap<string, string>;
   /** A library to link with. */
   readonly library?: string;
+  /** The loss that is compiled, whose text may be what is wrong. */
+  readonly loss?: LossSource;
 }
 
 /** Writes files, with their folders, below a directory. */
@@ -122,7 +138,7 @@ async function writeFiles(
 
 /** Runs compiler or linker; throws what it says if it fails. */
 async function run(
-  { recipe, name }: Plan,
+  { recipe, name, loss }: Plan,
   command: readonly string[],
   directory: string,
 ): Promise<void> {
@@ -130,6 +146,12 @@ async function run(
   const done = await runProgram(program!, args, directory);
   if (done?.success) return;
   const output = (done?.stderr ?? `${program} is not there`).trim();
+  const wrong = loss && errorsIn(loss, output);
+  if (wrong) {
+    throw new LossDefinitionError(
+      `loss '${loss.name}' does not compile for the ${name} library:\n${wrong}`,
+    );
+  }
   const advice = recipe.advice(output);
   throw new BuildError(
     `the ${name} library does not compile${advice && `: ${advice}`}\n` +
@@ -243,10 +265,12 @@ async function readKernels(
 
 /** What a library is made of: texts, and the hash of them that it is told. */
 async function readLibrary(
-  { sources, headers }: Recipe,
+  { sources, headers, files = {} }: Recipe,
 ): Promise<{ texts: Map<string, string>; sources: string }> {
   const texts = await readKernels([...sources, ...headers]);
-  return { texts, sources: await sha256(JSON.stringify([...texts])) };
+  const hash = await sha256(JSON.stringify([...texts]));
+  for (const [name, text] of Object.entries(files)) texts.set(name, text);
+  return { texts, sources: hash };
 }
 
 /**
@@ -265,7 +289,7 @@ export async function buildLibrary(
     // Absolute: what is linked with it is linked in another folder.
     return await Deno.realPath(prebuilt);
   }
-  const recipe = await RECIPES[backend]();
+  const recipe = await recipeOf(backend);
   const { texts, sources } = await readLibrary(recipe);
   texts.set("sources.h", `#define AL_SOURCES "${sources}"\n`);
   return await buildOnce({
@@ -297,7 +321,7 @@ export async function buildUserLoss(
   losses: readonly LossSource[],
   library: Target,
 ): Promise<string> {
-  const recipe = await RECIPES[backend]();
+  const recipe = await recipeOf(backend);
   const { texts, sources } = await readLibrary(recipe);
   // They share structs and functions of C++, which nothing else compares.
   if (library.sources !== sources) {
@@ -311,12 +335,14 @@ export async function buildUserLoss(
     "user_losses.h",
     userLossHeader(recipe.allLosses ? losses : losses.slice(-1)),
   );
+  const loss = losses.at(-1)!;
   return await buildOnce({
-    name: `${backend}_${losses.at(-1)!.name}`,
+    name: `${backend}_${loss.name}`,
     recipe,
     sources: [recipe.lossSource],
     texts,
     library: library.path,
+    loss,
   });
 }
 
@@ -328,10 +354,12 @@ const CHECK_FILES = [
   "check_losses.cpp",
 ];
 
-/** What the host compiler says of a loss; nothing if it compiles. */
-export async function checkUserLoss(
-  loss: LossSource,
-): Promise<string | undefined> {
+/**
+ * Shows a loss to the host compiler.
+ *
+ * @throws {LossDefinitionError} if it does not compile: what the compiler says.
+ */
+export async function checkUserLoss(loss: LossSource): Promise<void> {
   // In the cache, so that no other folder need be writable.
   const cache = await cacheDirectory();
   const directory = await Deno.makeTempDir({ dir: cache, prefix: "check-" });
@@ -351,7 +379,13 @@ export async function checkUserLoss(
         `a loss needs a C++ compiler, and '${program}' is not there: install it (Debian: apt-get install g++)`,
       );
     }
-    return done.success ? undefined : explainErrors(done.stderr, loss);
+    if (done.success) return;
+    // An unclosed bracket is found behind the text: then all that was said.
+    throw new LossDefinitionError(
+      `loss '${loss.name}' does not compile:\n${
+        errorsIn(loss, done.stderr) ?? done.stderr.trim()
+      }`,
+    );
   } finally {
     await Deno.remove(directory, { recursive: true });
   }

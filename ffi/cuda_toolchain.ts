@@ -1,5 +1,6 @@
 /** How libatomloss_cuda.so is compiled: nvcc, cuBLAS, NCCL. */
 import { BuildError } from "../errors.ts";
+import { findTargets } from "./gpu_targets.ts";
 import { runProgram } from "./process.ts";
 import { type Recipe, SHARED_HEADERS, SHARED_SOURCES } from "./recipe.ts";
 
@@ -13,6 +14,7 @@ const SOURCES = [
   "cuda/collectives.cu",
   "cuda/device.cu",
   "cuda/elementwise.cu",
+  "cuda/gpus.cu",
   "cuda/losses.cu",
   "cuda/matmul.cu",
   "cuda/metrics.cu",
@@ -45,6 +47,9 @@ const FLAGS = [
   "-cudart=shared",
   "-Xcompiler=-fPIC",
   "-I.",
+  // A function of the host compiles with a warning, and its kernel is empty.
+  "--expt-relaxed-constexpr",
+  "-Werror=cross-execution-space-call",
   "--threads=0", // architectures in parallel
 ];
 
@@ -53,13 +58,6 @@ const LINK_FLAGS = [
   "-cudart=shared",
   // The watchdog of a group may still sleep in it when the process ends.
   "-Xlinker=-z,nodelete",
-];
-
-/** Without a GPU to look at: A100, H100, and PTX for what comes after. */
-const DEFAULT_TARGETS = [
-  "-gencode=arch=compute_80,code=sm_80",
-  "-gencode=arch=compute_90,code=sm_90",
-  "-gencode=arch=compute_90,code=compute_90",
 ];
 
 /** Where Debian and NVIDIA's packages put headers and libraries. */
@@ -73,16 +71,30 @@ const SYSTEM = {
   ],
 };
 
+/** Below a toolkit's folder, as NVIDIA's packages and conda have it. */
+const PLATFORMS = ["x86_64-linux", "sbsa-linux", "aarch64-linux"]
+  .map((platform) => `targets/${platform}`);
+
+/** What the compilers read the folders from: nvcc takes names with a space or comma apart. */
+const FOLDERS = "folders.rsp";
+
 /** A library that the CUDA library is linked with. */
 interface Dependency {
   readonly name: string;
   readonly header: string;
   /** File to link; wheels carry no unversioned names. */
   readonly file: RegExp;
-  /** Variable that names a folder with include/ and lib/. */
-  readonly variable: string;
+  /** Variable that names a folder with include/ and lib/; default: the toolkit's. */
+  readonly variable?: string;
   readonly advice: string;
 }
+
+const CUDART: Dependency = {
+  name: "the CUDA runtime",
+  header: "cuda_runtime.h",
+  file: /^libcudart\.so\.\d+$/,
+  advice: "install the CUDA toolkit's cuda-cudart-dev",
+};
 
 const NCCL: Dependency = {
   name: "NCCL",
@@ -103,43 +115,69 @@ const CUBLAS: Dependency = {
 };
 
 /** Where a dependency was found. */
-interface Found {
+export interface Found {
   readonly include: string;
   readonly lib: string;
   readonly file: string;
 }
 
+/** Name of the file of a folder that fits: the last, where there are several versions. */
 async function fileIn(
   folder: string,
   pattern: RegExp,
 ): Promise<string | undefined> {
   try {
-    for await (const entry of Deno.readDir(folder)) {
-      if (pattern.test(entry.name)) return entry.name;
-    }
+    const names = await Array.fromAsync(Deno.readDir(folder), (e) => e.name);
+    return names.filter((name) => pattern.test(name))
+      .sort((a, b) => a.localeCompare(b, "en", { numeric: true })).at(-1);
   } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    if (error instanceof Deno.errors.NotADirectory) return undefined;
+    throw error;
   }
-  return undefined;
 }
 
-/** The toolkit's folder and its compiler. */
-async function findNvcc(): Promise<{ home: string; nvcc: string }> {
-  const homes = [
-    Deno.env.get("CUDA_HOME"),
-    Deno.env.get("CUDA_PATH"),
-    "/usr/local/cuda",
-  ].filter((home) => home);
-  for (const home of homes) {
-    const nvcc = `${home}/bin/nvcc`;
-    if ((await runProgram(nvcc, ["--version"]))?.success) {
-      return { home: home!, nvcc };
-    }
+/** The CUDA compiler. */
+export interface Nvcc {
+  readonly program: string;
+  /** What `--version` says. */
+  readonly version: string;
+  /** The toolkit's folder. */
+  readonly home: string;
+}
+
+async function versionOf(program: string): Promise<string | undefined> {
+  const answer = await runProgram(program, ["--version"]);
+  return answer?.success ? answer.stdout : undefined;
+}
+
+/**
+ * The compiler of the toolkit that is named, or the one on PATH, which a module
+ * or conda has put there, or that of the usual place.
+ */
+async function findNvcc(): Promise<Nvcc> {
+  for (const variable of ["CUDA_HOME", "CUDA_PATH"]) {
+    const home = Deno.env.get(variable);
+    if (!home) continue;
+    const program = `${home}/bin/nvcc`;
+    const version = await versionOf(program);
+    if (version !== undefined) return { program, version, home };
+    // Another toolkit than the one that was asked for would be a surprise.
+    throw new BuildError(
+      `${variable} names ${home}, and there is no ${program} that runs: name the folder of a CUDA toolkit, or unset ${variable}`,
+    );
   }
-  // Debian's nvidia-cuda-toolkit has it on PATH and its headers in /usr.
-  if ((await runProgram("nvcc", ["--version"]))?.success) {
-    return { home: "/usr", nvcc: "nvcc" };
+  const onPath = await versionOf("nvcc");
+  if (onPath !== undefined) {
+    // Through links and wrappers: it knows best where it is.
+    const plan = await runProgram("nvcc", ["--dryrun", "-E", "/dev/null"]);
+    const home = /^#\$ TOP=(.+)$/m.exec(plan?.stderr ?? "")?.[1];
+    return { program: "nvcc", version: onPath, home: home ?? "/usr" };
   }
+  const home = "/usr/local/cuda";
+  const program = `${home}/bin/nvcc`;
+  const version = await versionOf(program);
+  if (version !== undefined) return { program, version, home };
   throw new BuildError(
     "the CUDA compiler nvcc is not there: install the CUDA toolkit (NVIDIA's cuda-toolkit, Debian's " +
       "nvidia-cuda-toolkit), or name its folder in CUDA_HOME, or a prebuilt library in ATOMLOSS_LIBRARY_CUDA",
@@ -148,12 +186,14 @@ async function findNvcc(): Promise<{ home: string; nvcc: string }> {
 
 async function findDependency(
   { name, header, file, variable, advice }: Dependency,
-  cudaHome: string,
+  toolkit: string,
 ): Promise<Found> {
-  const named = Deno.env.get(variable);
-  const homes = named ? [named] : [cudaHome];
-  const includes = homes.map((home) => `${home}/include`);
-  const libs = homes.flatMap((home) => [`${home}/lib64`, `${home}/lib`]);
+  const named = variable && Deno.env.get(variable);
+  const home = named || toolkit;
+  const includes = [home, ...PLATFORMS.map((below) => `${home}/${below}`)]
+    .map((folder) => `${folder}/include`);
+  const libs = ["lib64", "lib", ...PLATFORMS.map((below) => `${below}/lib`)]
+    .map((folder) => `${home}/${folder}`);
   if (!named) {
     includes.push(...SYSTEM.include);
     libs.push(...SYSTEM.lib);
@@ -170,68 +210,85 @@ async function findDependency(
     `${name} is not there (${header} and ${
       file.source.replaceAll(/[\\^$]/g, "")
     } in ${
-      named ? `${variable}, ${named}` : "the system's folders"
+      named ? `${variable}, ${named}` : `${toolkit} or the system's folders`
     }): ${advice}`,
   );
 }
 
-/** Code for the GPUs of this machine. */
-async function findTargets(): Promise<readonly string[]> {
-  const query = await runProgram("nvidia-smi", [
-    "--query-gpu=compute_cap",
-    "--format=csv,noheader",
-  ]);
-  const capabilities = new Set(
-    query?.success ? query.stdout.match(/^\d+\.\d+$/gm) : [],
-  );
-  if (capabilities.size === 0) return DEFAULT_TARGETS;
-  return [...capabilities].sort().map((capability) => {
-    const number = capability.replace(".", "");
-    return `-gencode=arch=compute_${number},code=sm_${number}`;
-  });
+/** What the CUDA library is made with. */
+export interface Toolkit {
+  readonly nvcc: Nvcc;
+  readonly nccl: Found;
+  readonly cublas: Found;
+  readonly cudart: Found;
+}
+
+/**
+ * Looks for it on this machine.
+ *
+ * @throws {BuildError} if something is not there; says what to install.
+ */
+export async function findToolkit(): Promise<Toolkit> {
+  const nvcc = await findNvcc();
+  const nccl = await findDependency(NCCL, nvcc.home);
+  const cublas = await findDependency(CUBLAS, nvcc.home);
+  const cudart = await findDependency(CUDART, nvcc.home);
+  return { nvcc, nccl, cublas, cudart };
+}
+
+/** The options that name folders, as a response file of gcc's. */
+function folderOptions(found: readonly Found[]): string {
+  const quoted = (text: string): string =>
+    `"${text.replaceAll(/[\\"]/g, "\\$&")}"`;
+  return found.flatMap(({ include, lib }) => [
+    quoted(`-I${include}`),
+    quoted(`-L${lib}`),
+    // Where it is found again when the library is loaded.
+    `-Xlinker ${quoted(`-rpath=${lib}`)}`,
+  ]).join("\n") + "\n";
 }
 
 /**
  * The recipe of the CUDA library on this machine.
  *
- * @throws {BuildError} if nvcc, NCCL or cuBLAS is not there; says what to install.
+ * @throws {BuildError} if nvcc, NCCL or cuBLAS is not there, or the toolkit has
+ * no code for any GPU of the machine; says what to install.
  */
 export async function cudaRecipe(): Promise<Recipe> {
-  const { home, nvcc } = await findNvcc();
-  const nccl = await findDependency(NCCL, home);
-  const cublas = await findDependency(CUBLAS, home);
-  const targets = await findTargets();
-  const version = (await runProgram(nvcc, ["--version"]))?.stdout ?? "";
-  const found = [nccl, cublas];
-  const includes = found.map(({ include }) => `-I${include}`);
-  const libraries = [
-    ...found.flatMap(({ lib, file }) => [
-      `-L${lib}`,
-      `-l:${file}`,
-      `-Xlinker=-rpath,${lib}`,
-    ]),
-    `-Xlinker=-rpath,${home}/lib64`,
-  ];
+  const { nvcc, nccl, cublas, cudart } = await findToolkit();
+  const targets = await findTargets(nvcc.program);
+  const folders = `-Xcompiler=@${FOLDERS}`;
+  const libraries = [nccl, cublas].map(({ file }) => `-l:${file}`);
   return {
     sources: SOURCES,
     lossSource: "cuda/user_losses.cu",
     allLosses: true,
     headers: HEADERS,
+    files: { [FOLDERS]: folderOptions([nccl, cublas, cudart]) },
     identity: [
-      version,
+      nvcc.version,
       ...FLAGS,
       ...targets,
-      ...includes,
       ...LINK_FLAGS,
       ...libraries,
     ].join("\n"),
     compile: (
       source,
       object,
-    ) => [nvcc, ...FLAGS, ...targets, ...includes, "-c", source, "-o", object],
+    ) => [
+      nvcc.program,
+      ...FLAGS,
+      folders,
+      ...targets,
+      "-c",
+      source,
+      "-o",
+      object,
+    ],
     link: (objects, output, library) => [
-      nvcc,
+      nvcc.program,
       ...LINK_FLAGS,
+      folders,
       ...objects,
       ...(library === undefined ? [] : [library]),
       "-o",

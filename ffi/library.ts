@@ -10,6 +10,7 @@ import {
 } from "../errors.ts";
 import { buildLibrary, buildUserLoss, rebuildAdvice } from "./build.ts";
 import type { LossSource } from "./loss_source.ts";
+import { decodeText } from "./pointer.ts";
 import { type Symbols, symbols } from "./symbols.ts";
 
 /** The two native libraries. */
@@ -36,12 +37,6 @@ const REGISTER = {
 } as const satisfies Deno.ForeignLibraryInterface;
 
 const MESSAGE_CAPACITY = 4096;
-
-/** Text up to the first NUL. */
-function decodeText(bytes: Uint8Array): string {
-  const end = bytes.indexOf(0);
-  return new TextDecoder().decode(bytes.subarray(0, end < 0 ? undefined : end));
-}
 
 /**
  * Deno.dlopen with this package's error.

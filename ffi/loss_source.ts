@@ -109,17 +109,29 @@ export function userLossHeader(losses: readonly LossSource[]): string {
   return lossHeader("user_losses.h", losses, lists, false);
 }
 
-/** The compiler's errors in the text of a loss, each with its line and a mark. */
-export function explainErrors(stderr: string, loss: LossSource): string {
-  const errors = stderr.split("\n").flatMap((line) => {
-    const found = /^\w+\.(value|grad):(\d+):(\d+): (?:fatal )?error: .*$/
-      .exec(line);
-    if (found === null) return [];
-    const [text, part, row, column] = found;
-    const source = loss[part as "value" | "grad"].split("\n")[+row! - 1];
-    if (source === undefined) return [text];
-    return [`${text}\n    ${source}\n    ${" ".repeat(+column! - 1)}^`];
-  });
-  // An unclosed bracket is found behind the text: then all that was said.
-  return errors.length > 0 ? [...new Set(errors)].join("\n") : stderr.trim();
+/**
+ * A compiler's errors in the text of a loss, each with its line, and a mark
+ * where the compiler says the column: g++ writes "name.value:1:5: error: …",
+ * nvcc "name.value(1): error: …".
+ */
+export function errorsIn(
+  loss: LossSource,
+  output: string,
+): string | undefined {
+  const pattern = new RegExp(
+    String
+      .raw`^${loss.name}\.(value|grad)(?::(\d+):(\d+)|\((\d+)\)): (?:fatal )?error\b.*$`,
+    "gm",
+  );
+  const errors = Array.from(
+    output.matchAll(pattern),
+    ([text, part, row, column, nvccRow]) => {
+      const lines = loss[part as "value" | "grad"].split("\n");
+      const source = lines[Number(row ?? nvccRow) - 1];
+      if (source === undefined) return text;
+      const mark = column && `\n    ${" ".repeat(Number(column) - 1)}^`;
+      return `${text}\n    ${source}${mark ?? ""}`;
+    },
+  );
+  return errors.length > 0 ? [...new Set(errors)].join("\n") : undefined;
 }

@@ -1,4 +1,4 @@
-/** Addresses that users pass in. */
+/** Addresses that users pass in, and text that native code writes. */
 import { ArgumentError } from "../errors.ts";
 
 /** The address of a pointer object; 0n of null. Throws for anything else. */
@@ -15,4 +15,10 @@ export function addressFrom(pointer: Deno.PointerValue, what: string): bigint {
       { cause },
     );
   }
+}
+
+/** Text up to the first NUL. */
+export function decodeText(bytes: Uint8Array): string {
+  const end = bytes.indexOf(0);
+  return new TextDecoder().decode(bytes.subarray(0, end < 0 ? undefined : end));
 }

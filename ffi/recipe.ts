@@ -7,6 +7,8 @@ export interface Recipe {
   /** Whether that library needs all losses that were defined, not the new one alone. */
   readonly allLosses: boolean;
   readonly headers: readonly string[];
+  /** Texts of files that the commands read besides. */
+  readonly files?: Readonly<Record<string, string>>;
   /** What the result depends on besides the files: compiler, flags, target. */
   readonly identity: string;
   /** Program and arguments that compile a source, run in the folder of the files. */

@@ -1,5 +1,5 @@
 /** Losses that users write, compiled into the fused pass. */
-import { ArgumentError, LossDefinitionError } from "../errors.ts";
+import { ArgumentError } from "../errors.ts";
 import { checkUserLoss } from "../ffi/build.ts";
 import { Library } from "../ffi/library.ts";
 import { definedLossHeader, type LossSource } from "../ffi/loss_source.ts";
@@ -56,7 +56,9 @@ let last: Promise<unknown> = Promise.resolve();
  * @param definition Its expressions and parameters.
  * @returns The loss.
  * @throws {ArgumentError} if the name is taken, or a name or number is not allowed.
- * @throws {LossDefinitionError} if the text does not compile: the compiler's message, with the line.
+ * @throws {LossDefinitionError} if the text does not compile: the compiler's
+ * message, with the line. What only nvcc refuses, a function that there is on the
+ * host alone, is told when it is compiled for a GPU.
  * @throws {BuildError} if there is no compiler.
  *
  * @example
@@ -93,12 +95,7 @@ async function define(
   if (hasLoss(name)) {
     throw new ArgumentError(`a loss '${name}' is there already`);
   }
-  const errors = await checkUserLoss(source);
-  if (errors !== undefined) {
-    throw new LossDefinitionError(
-      `loss '${name}' does not compile:\n${errors}`,
-    );
-  }
+  await checkUserLoss(source);
   await Library.defineLoss(source);
   registerDefined(source);
   return lossOf(source);

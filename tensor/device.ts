@@ -32,13 +32,15 @@ const LOCAL_RANKS = [
   "SLURM_LOCALID",
 ];
 
-/** The GPU of this replica where none is named: each replica of a host has its own. */
+/**
+ * The GPU of this replica where none is named: each replica of a host has its
+ * own. A replica that is shown fewer, as by `srun --gpus-per-task=1`, counts
+ * around those. (Where two so get the same one by mistake, NCCL refuses it.)
+ */
 async function ownGpu(): Promise<number> {
   for (const name of LOCAL_RANKS) {
     const text = Deno.env.get(name);
     if (text === undefined || !/^\d+$/.test(text)) continue;
-    // More replicas than GPUs would be a mistake, except in tests.
-    if (Deno.env.get("ATOMLOSS_SHARE_GPU") !== "1") return Number(text);
     return Number(text) % Math.max(1, await Device.count("cuda"));
   }
   return 0;
@@ -110,11 +112,13 @@ export class Device {
    * library for it.
    *
    * @param spec `"cpu"`; `"cuda:1"` (any ordinal); `"cuda"`: the GPU of this
-   * replica, whose ordinal is its rank on this host; or `"auto"`: that GPU if it
-   * works, otherwise the CPU, with one line that says why.
+   * replica, whose ordinal is its rank on this host, counted around the GPUs that
+   * it sees; or `"auto"`: that GPU if it works, otherwise the CPU, with one line
+   * that says why.
    * @throws {ArgumentError} if spec is none of these.
    * @throws {BuildError} if the library cannot be built; names what to install.
-   * @throws {DeviceError} if there is no such device.
+   * @throws {DeviceError} if there is no such device, or its driver is too old, or
+   * the library has no code for a GPU so old.
    */
   static async open(spec = "auto"): Promise<Device> {
     const { backend, ordinal } = parseDevice(spec);
@@ -157,6 +161,7 @@ export class Device {
    * @throws {BuildError} if the library of the type cannot be built or loaded,
    * the one of "cuda" without the CUDA toolkit and NCCL. The first time it is
    * compiled, as by `Device.open`.
+   * @throws {DeviceError} if there is a driver that is too old for the library.
    */
   static async count(type: "cpu" | "cuda"): Promise<number> {
     if (type !== "cpu" && type !== "cuda") {

@@ -75,8 +75,8 @@ Deno.test("the commands of docs/permissions.md work, and none with less", async 
 
       const built = await bash(quickstart!);
       assertEquals(built.code, 0, built.stderr);
-      // "auto" does not take that for a machine without one.
-      assertMatch(built.stderr, /"auto" may not look for a GPU/);
+      // "auto" can tell.
+      assertMatch(built.stderr, /using the CPU: there is no NVIDIA driver/);
       assertEquals((await bash(readOnly)).code, 0);
     });
     for (

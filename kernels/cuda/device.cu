@@ -151,35 +151,9 @@ al_status al_versions(char* text, int64_t capacity) {
   return AL_OK;
 }
 
-al_status al_device_count(int32_t* count) {
-  return al_guard([&]() -> al_status {
-    int devices = 0;
-    const cudaError_t code = cudaGetDeviceCount(&devices);
-    if (code == cudaErrorNoDevice || code == cudaErrorInsufficientDriver) {
-      cudaGetLastError();
-      *count = 0;
-      return AL_OK;
-    }
-    atomloss::check(code, "cudaGetDeviceCount");
-    *count = devices;
-    return AL_OK;
-  });
-}
-
 al_status al_device_open(int32_t ordinal, al_device** out) {
   return al_guard([&]() -> al_status {
-    int devices = 0;
-    const cudaError_t code = cudaGetDeviceCount(&devices);
-    if (code != cudaSuccess) {
-      cudaGetLastError();
-      return al_fail(AL_NO_DEVICE, "there is no GPU to use: %s: %s",
-                     cudaGetErrorName(code), cudaGetErrorString(code));
-    }
-    if (ordinal < 0 || ordinal >= devices)
-      return al_fail(AL_NO_DEVICE,
-                     "there is no cuda:%d: this machine has %d GPU%s, cuda:0 "
-                     "to cuda:%d",
-                     ordinal, devices, devices == 1 ? "" : "s", devices - 1);
+    atomloss::require_gpu(ordinal);
     const CurrentDevice current(ordinal);
     auto device = std::make_unique<al_device>();
     device->ordinal = ordinal;

@@ -79,6 +79,9 @@ struct al_device {
 
 namespace atomloss {
 
+/** Throws if there is no such GPU, or this library has no code for it. */
+void require_gpu(int32_t ordinal);
+
 /** Device memory until the end of a scope, for what the stream runs now. */
 class ScopedBlock {
  public:
