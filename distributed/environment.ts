@@ -68,6 +68,24 @@ const LAUNCHERS: readonly Launcher[] = [
   },
 ];
 
+/** Every variable that this module reads. */
+export const LAUNCHER_VARIABLES: readonly string[] = [
+  ...new Set([
+    ...LAUNCHERS.flatMap(({ rank, worldSize, localRank, localSize, job }) => [
+      rank,
+      worldSize,
+      localRank,
+      ...(localSize === undefined ? [] : [localSize]),
+      ...job,
+    ]),
+    "SLURM_STEP_NUM_NODES",
+    "PMI_JOBID",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "TORCHELASTIC_RUN_ID",
+  ]),
+];
+
 /** torch's default port. */
 const DEFAULT_PORT = 29500;
 

@@ -15,6 +15,19 @@ function isLoopback(hostname: string): boolean {
     /^127(\.\d{1,3}){3}$/.test(hostname);
 }
 
+/**
+ * Checks that a job has a secret where it needs one.
+ *
+ * @throws {RendezvousError} if it has none, and other hosts can reach rank 0.
+ */
+export function checkSecret(place: Place, secret: string | undefined): void {
+  if (secret || isLoopback(place.masterAddr)) return;
+  throw new RendezvousError(
+    `MASTER_ADDR is ${place.masterAddr}, which other hosts can reach: set ATOMLOSS_SECRET to the same ` +
+      "secret on all replicas",
+  );
+}
+
 /** `2, 5 and 7`, or a count if there are many. */
 function formatRanks(ranks: readonly number[]): string {
   if (ranks.length > 16) return `${ranks.length} of them, from ${ranks[0]} on,`;
@@ -62,12 +75,7 @@ export class Rendezvous {
     secret: string | undefined,
     timeout: number,
   ): Promise<Rendezvous> {
-    if (!secret && !isLoopback(place.masterAddr)) {
-      throw new RendezvousError(
-        `MASTER_ADDR is ${place.masterAddr}, which other hosts can reach: set ATOMLOSS_SECRET to the same ` +
-          "secret on all replicas",
-      );
-    }
+    checkSecret(place, secret);
     // Jobs that share a host and a secret, or have none, must not mix.
     const key = JSON.stringify([secret ?? "", place.job]);
     const deadline = performance.now() + timeout;

@@ -300,9 +300,12 @@ export async function buildLibrary(
   });
 }
 
-/** What to do about a library that is not of this version of the package. */
+/** What to do about a library that cannot be used. */
 export function rebuildAdvice(backend: keyof typeof RECIPES): string {
-  return `rebuild it, or unset ATOMLOSS_LIBRARY_${backend.toUpperCase()} to have it built`;
+  const variable = `ATOMLOSS_LIBRARY_${backend.toUpperCase()}`;
+  return Deno.env.get(variable)
+    ? `rebuild it, or unset ${variable} to have it built`
+    : "delete it to have it built again";
 }
 
 /** A library that is loaded. */

@@ -171,8 +171,8 @@ async function findNvcc(): Promise<Nvcc> {
   if (onPath !== undefined) {
     // Through links and wrappers: it knows best where it is.
     const plan = await runProgram("nvcc", ["--dryrun", "-E", "/dev/null"]);
-    const home = /^#\$ TOP=(.+)$/m.exec(plan?.stderr ?? "")?.[1];
-    return { program: "nvcc", version: onPath, home: home ?? "/usr" };
+    const top = /^#\$ TOP=(.+?)(\/bin\/\.\.)?$/m.exec(plan?.stderr ?? "");
+    return { program: "nvcc", version: onPath, home: top?.[1] ?? "/usr" };
   }
   const home = "/usr/local/cuda";
   const program = `${home}/bin/nvcc`;

@@ -1,5 +1,5 @@
 /** The package where users have it from: a registry, not a folder with its sources. */
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertMatch } from "@std/assert";
 import { PACKAGE, publishedFiles, Registry } from "./jsr_registry.ts";
 import { type Finished, startProgram } from "./launch_replicas.ts";
 
@@ -130,6 +130,15 @@ Deno.test("the package works where it is imported from a registry", async (t) =>
     ]);
   });
 
+  await t.step("by the doctor", async () => {
+    const { code, stdout } = await project.deno(
+      ..."run -A".split(" "),
+      `${PACKAGE}/doctor`,
+    );
+    assertEquals(code, 0, stdout);
+    assertMatch(stdout, /^ok +cpu replicas /m);
+  });
+
   await registry.stop();
   await t.step("without a network, by those who have used it", async () => {
     assertEquals(await computeIn([project, other]), "");
@@ -140,7 +149,8 @@ Deno.test("what is published is the package and what explains it", async () => {
   const files = await publishedFiles();
   const folders = new Set(files.map((file) => file.replace(/\/.*/, "/")));
   assertEquals([...folders].sort(), [
-    ..."LICENSE README.md deno.json distributed/ docs/ errors.ts".split(" "),
-    ..."examples/ ffi/ kernels/ launch.ts loss/ mod.ts tensor/".split(" "),
+    ..."LICENSE README.md deno.json distributed/ docs/ doctor.ts".split(" "),
+    ..."doctor/ errors.ts examples/ ffi/ kernels/ launch.ts loss/".split(" "),
+    ..."mod.ts tensor/".split(" "),
   ]);
 });
