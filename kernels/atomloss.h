@@ -13,9 +13,10 @@
  * - Arrays are dense and row-major. Shapes have been checked by the caller.
  *   "device memory" comes from al_alloc(); on the CPU that is ordinary memory.
  * - Work on device memory is enqueued in call order. Only al_synchronize(),
- *   al_download_wait(), al_group_connect() and al_barrier() wait; they are the
- *   ones to call from a thread that may block. The CPU library is free to have
- *   finished when a call returns, and its collectives do hold their caller.
+ *   al_download_wait(), al_release_memory(), al_group_connect() and
+ * al_barrier() wait; they are the ones to call from a thread that may block.
+ * The CPU library is free to have finished when a call returns, and its
+ * collectives do hold their caller.
  * - Sums are taken in float64 in an order that depends on the sizes alone, so
  *   the same input gives the same bits.
  */
@@ -29,7 +30,7 @@ extern "C" {
 #endif
 
 /** Raised whenever a signature or a meaning below changes. */
-#define AL_ABI_VERSION 3
+#define AL_ABI_VERSION 4
 
 typedef int32_t al_status;
 
@@ -151,6 +152,12 @@ al_status al_device_stream(al_device* device, void** stream);
  * [2] bytes kept for reuse, [3] bytes the device has free.
  */
 al_status al_memory_state(al_device* device, int64_t* state);
+
+/**
+ * Gives what is kept for reuse back to the system, on a GPU also what other
+ * devices of this process keep of it. Waits for what was enqueued.
+ */
+al_status al_release_memory(al_device* device);
 
 /* ---- memory --------------------------------------------------------------*/
 

@@ -1,13 +1,18 @@
 /**
  * Freed blocks kept for reuse by size, and the account of those in use. A pool
  * or the system costs about as much per call as a small loss; a training step
- * asks for the same sizes again and again. Shared by both libraries, and by
- * exported tensors (dlpack.cpp), which may outlive the device.
+ * asks for the same sizes again and again. Where sizes change it would keep
+ * some of each for ever: so never more than was in use at once, and what was
+ * kept longest goes first. Shared by both libraries, and by exported tensors
+ * (dlpack.cpp), which may outlive the device.
  */
 #ifndef ATOMLOSS_BLOCK_CACHE_H
 #define ATOMLOSS_BLOCK_CACHE_H
 
+#include <algorithm>
 #include <cstdint>
+#include <deque>
+#include <list>
 #include <mutex>
 #include <unordered_map>
 #include <vector>
@@ -16,7 +21,7 @@ namespace atomloss {
 
 class BlockCache {
  public:
-  /** limit: the most bytes kept for reuse. */
+  /** limit: the most bytes kept for reuse, whatever was in use. */
   explicit BlockCache(int64_t limit) : limit_(limit) {}
 
   /**
@@ -37,35 +42,35 @@ class BlockCache {
   /** A kept block of this size class, now in use; nullptr if there is none. */
   void* take(int64_t size) {
     std::lock_guard<std::mutex> lock(mutex_);
-    const auto found = kept_.find(size);
-    if (found == kept_.end() || found->second.empty()) return nullptr;
-    void* block = found->second.back();
+    const auto found = kept_of_size_.find(size);
+    if (found == kept_of_size_.end() || found->second.empty()) return nullptr;
+    void* block = found->second.back()->block;
+    kept_.erase(found->second.back());
     found->second.pop_back();
     kept_bytes_ -= size;
-    used_[block] = {size};
-    used_bytes_ += size;
+    use(block, size);
     return block;
   }
 
   /** Accounts for a new block. */
   void add(void* block, int64_t size) {
     std::lock_guard<std::mutex> lock(mutex_);
-    used_[block] = {size};
-    used_bytes_ += size;
+    use(block, size);
   }
-
-  enum class Freed { kKept, kSurplus, kUnknown };
 
   /**
    * A block comes back from whoever took it; it stays in use while others share
-   * it. kSurplus: over the limit, the caller releases the block.
+   * it. False: it was not in use. The caller releases what is surplus then.
    */
-  Freed give(void* block) {
+  bool give(void* block, std::vector<void*>& surplus) {
     std::lock_guard<std::mutex> lock(mutex_);
     const auto found = used_.find(block);
-    if (found == used_.end() || !found->second.taken) return Freed::kUnknown;
+    if (found == used_.end() || !found->second.taken) return false;
     found->second.taken = false;
-    return retire(found);
+    retire(found);
+    const int64_t most = std::min(limit_, most_used_bytes_);
+    while (kept_bytes_ > most) surplus.push_back(drop_oldest());
+    return true;
   }
 
   /** Keeps a block in use until unshare(). False: it is not in use. */
@@ -77,12 +82,16 @@ class BlockCache {
     return true;
   }
 
-  /** Ends one share(), on any thread and also after close(). As give(). */
-  Freed unshare(void* block) {
+  /**
+   * Ends one share(), on any thread and also after close(). True: the device is
+   * closed, and the caller releases the block. Otherwise it is kept, since only
+   * the device knows when it may be released: what is surplus goes with the
+   * next give().
+   */
+  bool unshare(void* block) {
     std::lock_guard<std::mutex> lock(mutex_);
     const auto found = used_.find(block);
-    if (found == used_.end() || found->second.shares == 0)
-      return Freed::kUnknown;
+    if (found == used_.end() || found->second.shares == 0) return false;
     --found->second.shares;
     return retire(found);
   }
@@ -95,8 +104,8 @@ class BlockCache {
 
   /**
    * Takes every block from whoever took it, and keeps none from now on. Returns
-   * those that the caller releases: all but the shared ones, which are surplus
-   * for the last unshare().
+   * those that the caller releases: all but the shared ones, which the last
+   * unshare() releases.
    */
   std::vector<void*> close() {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -131,32 +140,56 @@ class BlockCache {
     int64_t shares = 0;
   };
 
+  struct Kept {
+    void* block;
+    int64_t size;
+  };
+
+  /* The mutex is held for all that follows. */
+
+  void use(void* block, int64_t size) {
+    used_[block] = {size};
+    used_bytes_ += size;
+    most_used_bytes_ = std::max(most_used_bytes_, used_bytes_);
+  }
+
+  /** The block kept longest, no longer accounted for. */
+  void* drop_oldest() {
+    const auto [block, size] = kept_.front();
+    kept_of_size_[size].pop_front();
+    kept_.pop_front();
+    kept_bytes_ -= size;
+    return block;
+  }
+
   std::vector<void*> drain_locked() {
     std::vector<void*> blocks;
-    for (auto& entry : kept_)
-      blocks.insert(blocks.end(), entry.second.begin(), entry.second.end());
-    kept_.clear();
-    kept_bytes_ = 0;
+    while (!kept_.empty()) blocks.push_back(drop_oldest());
+    most_used_bytes_ = used_bytes_;
     return blocks;
   }
 
-  /** Keeps a block if nobody uses it any more; the mutex is held. */
-  Freed retire(std::unordered_map<void*, Used>::iterator found) {
+  /** Keeps a block if nobody uses it any more. True: closed, it is not kept. */
+  bool retire(std::unordered_map<void*, Used>::iterator found) {
     const auto [block, used] = *found;
-    if (used.taken || used.shares > 0) return Freed::kKept;
+    if (used.taken || used.shares > 0) return false;
     used_.erase(found);
     used_bytes_ -= used.size;
-    if (closed_ || kept_bytes_ + used.size > limit_) return Freed::kSurplus;
-    kept_[used.size].push_back(block);
+    if (closed_) return true;
+    kept_.push_back({block, used.size});
+    kept_of_size_[used.size].push_back(std::prev(kept_.end()));
     kept_bytes_ += used.size;
-    return Freed::kKept;
+    return false;
   }
 
   std::mutex mutex_;
-  std::unordered_map<int64_t, std::vector<void*>> kept_;
+  std::list<Kept> kept_; /* longest first */
+  std::unordered_map<int64_t, std::deque<std::list<Kept>::iterator>>
+      kept_of_size_; /* longest first */
   std::unordered_map<void*, Used> used_;
   int64_t kept_bytes_ = 0;
   int64_t used_bytes_ = 0;
+  int64_t most_used_bytes_ = 0; /* since the last drain() */
   bool closed_ = false;
   const int64_t limit_;
 };

@@ -67,7 +67,7 @@ struct Loan {
   static void end(Managed* managed) noexcept {
     const std::unique_ptr<Loan> loan(static_cast<Loan*>(managed->manager_ctx));
     const Lender& lender = loan->lender;
-    if (lender.blocks->unshare(loan->block) == BlockCache::Freed::kSurplus)
+    if (lender.blocks->unshare(loan->block))
       lender.release(loan->block, lender.device.device_id);
   }
 };

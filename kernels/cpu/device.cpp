@@ -97,6 +97,11 @@ al_status al_memory_state(al_device* device, int64_t* state) {
 
 /* ---- memory --------------------------------------------------------------*/
 
+al_status al_release_memory(al_device* device) {
+  device->release_kept();
+  return AL_OK;
+}
+
 al_status al_alloc(al_device* device, int64_t bytes, void** memory) {
   if (bytes < 0)
     return al_fail(AL_INVALID_ARGUMENT, "cannot allocate %lld bytes",
@@ -124,18 +129,13 @@ al_status al_alloc(al_device* device, int64_t bytes, void** memory) {
 
 al_status al_free(al_device* device, void* memory) {
   return al_guard([&]() -> al_status {
-    switch (device->blocks->give(memory)) {
-      case BlockCache::Freed::kKept:
-        return AL_OK;
-      case BlockCache::Freed::kSurplus:
-        free(memory);
-        return AL_OK;
-      case BlockCache::Freed::kUnknown:
-        break;
-    }
-    return al_fail(AL_INVALID_ARGUMENT,
-                   "%p is not memory of this device, or was freed before",
-                   memory);
+    std::vector<void*> surplus;
+    if (!device->blocks->give(memory, surplus))
+      return al_fail(AL_INVALID_ARGUMENT,
+                     "%p is not memory of this device, or was freed before",
+                     memory);
+    for (void* block : surplus) free(block);
+    return AL_OK;
   });
 }
 

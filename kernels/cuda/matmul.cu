@@ -15,18 +15,18 @@ namespace {
 
 /** The device's cuBLAS handle, made at the first product. */
 cublasHandle_t blas(al_device* device) {
-  std::lock_guard<std::mutex> lock(device->mutex);
+  std::lock_guard<std::mutex> lock(device->blas_mutex);
   if (device->blas == nullptr) {
-    AL_CHECK(cublasCreate(&device->blas));
-    AL_CHECK(cublasSetStream(device->blas, device->compute));
+    atomloss::Blas made = atomloss::new_blas();
+    AL_CHECK(cublasSetStream(made, device->compute));
     const char* const tf32 = std::getenv("ATOMLOSS_ALLOW_TF32");
     const int inputs = tf32 != nullptr && strcmp(tf32, "1") == 0
                            ? CUBLAS_TF32_TENSOR_OP_MATH
                            : CUBLAS_DEFAULT_MATH;
     // Without it the parts of a sum are added in the type of the output.
     const int sums = CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
-    AL_CHECK(cublasSetMathMode(device->blas,
-                               static_cast<cublasMath_t>(inputs | sums)));
+    AL_CHECK(cublasSetMathMode(made, static_cast<cublasMath_t>(inputs | sums)));
+    device->blas = std::move(made);  // not before it is all set up
   }
   return device->blas;
 }
