@@ -18,6 +18,7 @@ import {
   MultiTaskLoss,
   ProcessGroup,
 } from "../mod.ts";
+import { ExtxyzFile } from "./extxyz/read.ts";
 import { allStatistics, Batch, deal, type Share } from "./potential/batches.ts";
 import {
   CheckpointError,
@@ -31,7 +32,6 @@ import {
   parameterCount,
 } from "./potential/descriptors.ts";
 import { evaluate, predict } from "./potential/evaluate.ts";
-import { readExtxyz } from "./potential/extxyz.ts";
 import {
   HELP,
   OptionError,
@@ -45,7 +45,12 @@ import { Random } from "./potential/random.ts";
 import { printErrors, writeResult } from "./potential/results.ts";
 import { decisiveSettings, divisionSettings } from "./potential/settings.ts";
 import { siliconStructures } from "./potential/silicon.ts";
-import { atomCount, elementOf, type Structure } from "./potential/structure.ts";
+import {
+  atomCount,
+  DataSetError,
+  elementOf,
+  type Structure,
+} from "./potential/structure.ts";
 import { whiten } from "./potential/whitening.ts";
 
 /** Radial functions of the descriptors: 5 make 65 descriptors. */
@@ -346,12 +351,31 @@ async function loadData(
 ): Promise<{ trainSet: Structure[]; testSet: Structure[] }> {
   const trainSet = train === undefined
     ? siliconStructures(SILICON_TRAIN, seed)
-    : await readExtxyz(train);
+    : await readLabelled(train);
   const testSet = test === undefined
     ? siliconStructures(SILICON_TEST, seed + 1)
-    : await readExtxyz(test);
+    : await readLabelled(test);
   elementOf([...trainSet, ...testSet]);
   return { trainSet, testSet };
+}
+
+/** The structures of a file, which must all have an energy, forces and a cell. */
+async function readLabelled(path: string): Promise<Structure[]> {
+  const file = await ExtxyzFile.open(path);
+  const structures = await Array.fromAsync(file.structures());
+  for (const { source, energy, forces, lattice } of structures) {
+    const problem = Number.isNaN(energy)
+      ? "no energy"
+      : forces.some(Number.isNaN)
+      ? "no force on some atom"
+      : lattice.every((x) => x === 0)
+      ? "no Lattice"
+      : undefined;
+    if (problem !== undefined) {
+      throw new DataSetError(`${source}: ${problem}`);
+    }
+  }
+  return structures;
 }
 
 if (import.meta.main) {

@@ -167,7 +167,7 @@ Deno.test("train_potential.ts says in one line what is wrong when the data is", 
     assertEquals(code, 1);
     assertEquals(
       err.trim().split("\n").at(-1),
-      `replica 0 of 1: ExtxyzError: ${path}:1: expected 3 atoms, but only 0 lines follow`,
+      `replica 0 of 1: ExtxyzError: ${path}:2: Lattice is "1", expected 9 finite numbers`,
     );
   } finally {
     await Deno.remove(path);

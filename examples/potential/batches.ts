@@ -180,12 +180,12 @@ export class MicroBatch implements Disposable {
     this.members = members;
     this.atoms = atoms;
     this.natoms = device.tensor(
-      Int32Array.from(own, ({ species }) => species.length),
+      Int32Array.from(own, ({ numbers }) => numbers.length),
       [count],
     );
     this.energies = tensor(
-      own.map(({ energy, species }) =>
-        Float64Array.of(energy - species.length * whitening.energyPerAtom)
+      own.map(({ energy, numbers }) =>
+        Float64Array.of(energy - numbers.length * whitening.energyPerAtom)
       ),
       [count, 1],
     );

@@ -74,7 +74,7 @@ export function designRows(
   options: DescriptorOptions,
 ): DesignRows {
   const { cutoff, radial } = options;
-  const atoms = structure.species.length;
+  const atoms = structure.numbers.length;
   const width = parameterCount(options);
   const energy = new Float64Array(width);
   const forces = new Float64Array(3 * atoms * width);

@@ -51,9 +51,9 @@ export function divisionSettings(
 /** A number of 256 bits that all that is known of the structures is mixed into. */
 async function digest(structures: readonly Structure[]): Promise<string> {
   const parts = structures.flatMap((structure) => {
-    const { species, periodic, energy, lattice, positions, forces } = structure;
-    const head = [species.length, ...periodic.map(Number), energy];
-    return [Float64Array.from(head), lattice, positions, forces];
+    const { numbers, periodic, energy, lattice, positions, forces } = structure;
+    const head = [numbers.length, ...periodic.map(Number), energy];
+    return [Float64Array.from(head), numbers, lattice, positions, forces];
   });
   const all = await new Blob(parts.map((part) => Float64Array.from(part)))
     .arrayBuffer();

@@ -10,6 +10,7 @@ import { Random } from "./random.ts";
 import { stillingerWeber } from "./stillinger_weber.ts";
 import type { Structure } from "./structure.ts";
 
+const SILICON = 14;
 /** Lattice constant of diamond silicon in Å. */
 const LATTICE_CONSTANT = 5.431;
 /** Every component of the strain is at most this. */
@@ -70,7 +71,7 @@ function siliconStructure(random: Random, source: string): Structure {
 
   const geometry = {
     source,
-    species: Array(positions.length / 3).fill("Si"),
+    numbers: new Uint8Array(positions.length / 3).fill(SILICON),
     lattice: Float64Array.from(
       [a, b, c].flatMap((vector, axis) =>
         vector.map((x) => x * repeats[axis]!)
@@ -79,5 +80,11 @@ function siliconStructure(random: Random, source: string): Structure {
     periodic: [true, true, true] as const,
     positions: Float64Array.from(positions),
   };
-  return { ...geometry, ...stillingerWeber(geometry) };
+  return {
+    ...geometry,
+    ...stillingerWeber(geometry),
+    stress: new Float64Array(6).fill(NaN),
+    configType: undefined,
+    weights: { energy: 1, forces: 1, stress: 1 },
+  };
 }

@@ -6,31 +6,42 @@
  */
 
 import { AtomlossError } from "../../errors.ts";
+import { SYMBOLS } from "../extxyz/elements.ts";
 
 /** Structures that cannot be one data set. */
 export class DataSetError extends AtomlossError {}
 
-/** Atoms in a cell, and the reference energy and forces on them. */
+/** Atoms, maybe in a cell, and what a reference method gave for them. */
 export interface Structure {
   /** Where it comes from, for messages: a file and line, or what made it. */
   readonly source: string;
-  /** Chemical symbol of each atom. */
-  readonly species: readonly string[];
-  /** Cell vectors a, b, c in Å, row after row. */
+  /** Atomic number of each atom. */
+  readonly numbers: Uint8Array;
+  /** Cell vectors a, b, c in Å, row after row; zeros where there is none. */
   readonly lattice: Float64Array;
   /** Whether space repeats along a, b and c. */
   readonly periodic: readonly [boolean, boolean, boolean];
   /** Positions in Å: x, y, z of atom after atom. */
   readonly positions: Float64Array;
-  /** Total energy in eV. */
+  /** Total energy in eV; NaN if it is not known, as all that follow. */
   readonly energy: number;
   /** Forces in eV/Å: x, y, z of atom after atom. */
   readonly forces: Float64Array;
+  /** (1/V)·∂E/∂ε in eV/Å³: xx, yy, zz, yz, xz, xy. */
+  readonly stress: Float64Array;
+  /** What kind of structure it is. */
+  readonly configType: string | undefined;
+  /** What its labels weigh in a training; NaN where that is no number. */
+  readonly weights: {
+    readonly energy: number;
+    readonly forces: number;
+    readonly stress: number;
+  };
 }
 
 /** The number of atoms of one or more structures. */
 export function atomCount(...structures: readonly Structure[]): number {
-  return structures.reduce((sum, { species }) => sum + species.length, 0);
+  return structures.reduce((sum, { numbers }) => sum + numbers.length, 0);
 }
 
 /**
@@ -40,16 +51,16 @@ export function atomCount(...structures: readonly Structure[]): number {
  * example do not tell them apart.
  */
 export function elementOf(structures: readonly Structure[]): string {
-  const [first] = structures[0]?.species ?? [];
+  const [first] = structures[0]?.numbers ?? [];
   if (first === undefined) throw new DataSetError("there is no structure");
-  for (const { source, species } of structures) {
-    const other = species.find((symbol) => symbol !== first);
+  for (const { source, numbers } of structures) {
+    const other = numbers.find((number) => number !== first);
     if (other !== undefined) {
       throw new DataSetError(
-        `${source}: has ${other}, but the first structure has ${first}: ` +
-          `all structures must be of one chemical element`,
+        `${source}: has ${SYMBOLS[other]}, but the first structure has ` +
+          `${SYMBOLS[first]}: all structures must be of one chemical element`,
       );
     }
   }
-  return first;
+  return SYMBOLS[first]!;
 }

@@ -67,22 +67,22 @@ export function whiten(
   const mean = new Float64Array(width);
   let energyPerAtom = 0;
   let rows = 0;
-  structures.forEach(({ species, energy }, s) => {
+  structures.forEach(({ numbers, energy }, s) => {
     for (let p = 0; p < width - 1; p++) {
-      mean[p]! += statistics[s]![p]! / species.length / count;
+      mean[p]! += statistics[s]![p]! / numbers.length / count;
     }
-    energyPerAtom += energy / species.length / count;
-    rows += 3 * species.length;
+    energyPerAtom += energy / numbers.length / count;
+    rows += 3 * numbers.length;
   });
 
   const packed = new Float64Array(width * (width + 1) / 2);
-  structures.forEach(({ species }, s) => {
+  structures.forEach(({ numbers }, s) => {
     const ofForces = statistics[s]!.subarray(width);
     for (let k = 0; k < packed.length; k++) packed[k]! += ofForces[k]!;
     addOuterProduct(
       packed,
       mean.map((m, p) =>
-        ENERGY_WEIGHT * (statistics[s]![p]! / species.length - m)
+        ENERGY_WEIGHT * (statistics[s]![p]! / numbers.length - m)
       ),
     );
   });
