@@ -20,65 +20,127 @@ export interface Place {
 /** Reads an environment variable. */
 export type GetEnv = (name: string) => string | undefined;
 
-/** Variables of one launcher. */
+/** Variables of one launcher. Of several that mean the same the first that is set counts. */
 interface Launcher {
   readonly name: string;
   readonly rank: string;
-  readonly worldSize: string;
-  readonly localRank: string;
-  readonly localSize?: string;
+  /** None: it tells no replica how many there are, and the user has to. */
+  readonly worldSize?: string;
+  readonly localRank: readonly string[];
+  /** Replicas on this host. */
+  readonly localSize: readonly string[];
+  /** Hosts of the job. */
+  readonly hosts?: string;
   /** Variables that tell this job from another on the same host. */
   readonly job: readonly string[];
+  /** Where these are all set, it was srun that set this launcher's too. */
+  readonly unless?: readonly string[];
+  /** They are in replicas alone: a rank without a size is a mistake. */
+  readonly strict?: true;
 }
 
-/** In the order in which they are looked for. */
+/**
+ * In the order in which they are looked for: first who sets what others set too.
+ * Launchers start their helpers by Slurm's srun, whose variables the replicas
+ * inherit.
+ */
 const LAUNCHERS: readonly Launcher[] = [
   {
     name: "launch.ts or torchrun",
     rank: "RANK",
     worldSize: "WORLD_SIZE",
-    localRank: "LOCAL_RANK",
-    localSize: "LOCAL_WORLD_SIZE",
+    localRank: ["LOCAL_RANK"],
+    localSize: ["LOCAL_WORLD_SIZE"],
     job: [],
+    strict: true,
   },
   {
     name: "mpirun (Open MPI)",
     rank: "OMPI_COMM_WORLD_RANK",
     worldSize: "OMPI_COMM_WORLD_SIZE",
-    localRank: "OMPI_COMM_WORLD_LOCAL_RANK",
-    localSize: "OMPI_COMM_WORLD_LOCAL_SIZE",
+    localRank: ["OMPI_COMM_WORLD_LOCAL_RANK"],
+    localSize: ["OMPI_COMM_WORLD_LOCAL_SIZE"],
     job: ["PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"],
+  },
+  {
+    name: "jsrun (LSF)",
+    rank: "JSM_NAMESPACE_RANK",
+    worldSize: "JSM_NAMESPACE_SIZE",
+    localRank: ["JSM_NAMESPACE_LOCAL_RANK"],
+    localSize: ["JSM_NAMESPACE_LOCAL_SIZE"],
+    job: ["LSB_JOBID", "PMIX_NAMESPACE"],
+  },
+  {
+    name: "mpirun_rsh (MVAPICH2)",
+    rank: "MV2_COMM_WORLD_RANK",
+    worldSize: "MV2_COMM_WORLD_SIZE",
+    localRank: ["MV2_COMM_WORLD_LOCAL_RANK"],
+    localSize: ["MV2_COMM_WORLD_LOCAL_SIZE"],
+    job: ["MPIRUN_ID"],
+  },
+  {
+    name: "flux run",
+    rank: "FLUX_TASK_RANK",
+    worldSize: "FLUX_JOB_SIZE",
+    localRank: ["FLUX_TASK_LOCAL_ID"],
+    localSize: [],
+    hosts: "FLUX_JOB_NNODES",
+    job: ["FLUX_JOB_ID"],
+  },
+  {
+    name: "mpiexec (PALS)",
+    rank: "PALS_RANKID",
+    // Not PALS_NRANKS: that is an option of mpiexec.
+    worldSize: "PMI_SIZE",
+    localRank: ["PALS_LOCAL_RANKID"],
+    localSize: ["PALS_LOCAL_SIZE", "PMI_LOCAL_SIZE"],
+    job: ["PALS_APID"],
+    unless: ["SLURM_STEP_NUM_TASKS"],
+    strict: true,
   },
   {
     name: "mpirun (MPICH, Intel MPI)",
     rank: "PMI_RANK",
     worldSize: "PMI_SIZE",
-    localRank: "MPI_LOCALRANKID",
-    localSize: "MPI_LOCALNRANKS",
+    localRank: ["MPI_LOCALRANKID", "PMI_LOCAL_RANK"],
+    localSize: ["MPI_LOCALNRANKS", "PMI_LOCAL_SIZE"],
     // Hydra gives its jobs no id: two on one host need a MASTER_PORT each.
     job: [],
+    unless: ["SLURM_STEP_NUM_TASKS", "PMI_JOBID"],
   },
   {
     name: "srun (Slurm)",
     rank: "SLURM_PROCID",
     // Not SLURM_NTASKS: that is also set in a shell that salloc opens.
     worldSize: "SLURM_STEP_NUM_TASKS",
-    localRank: "SLURM_LOCALID",
+    localRank: ["SLURM_LOCALID"],
+    localSize: [],
+    hosts: "SLURM_STEP_NUM_NODES",
     job: ["SLURM_JOB_ID", "SLURM_STEP_ID"],
+  },
+  {
+    name: "a launcher with PMIx",
+    rank: "PMIX_RANK",
+    localRank: [],
+    localSize: [],
+    job: ["PMIX_NAMESPACE"],
+    strict: true,
   },
 ];
 
 /** Every variable that this module reads. */
 export const LAUNCHER_VARIABLES: readonly string[] = [
   ...new Set([
-    ...LAUNCHERS.flatMap(({ rank, worldSize, localRank, localSize, job }) => [
-      rank,
-      worldSize,
-      localRank,
-      ...(localSize === undefined ? [] : [localSize]),
-      ...job,
-    ]),
-    "SLURM_STEP_NUM_NODES",
+    ...LAUNCHERS.flatMap((launcher) =>
+      [
+        launcher.rank,
+        launcher.worldSize ?? [],
+        launcher.localRank,
+        launcher.localSize,
+        launcher.hosts ?? [],
+        launcher.job,
+      ].flat()
+    ),
     "PMI_JOBID",
     "MASTER_ADDR",
     "MASTER_PORT",
@@ -121,31 +183,59 @@ function hash(text: string): number {
   return h >>> 0;
 }
 
-/** The launcher whose variables are there, if any. */
-function findLauncher(get: GetEnv): Launcher | undefined {
+/** The first of the variables that is set, and its value. */
+function firstSet(
+  get: GetEnv,
+  names: readonly string[],
+): [name: string, value: string] | undefined {
+  const name = names.find((name) => get(name) !== undefined);
+  return name === undefined ? undefined : [name, get(name)!];
+}
+
+/** A launcher whose variables are there, and its rank and world size. */
+interface Found {
+  readonly launcher: Launcher;
+  readonly rank: number;
+  readonly worldSize: number;
+}
+
+/** The launcher that has started this replica, if any has. */
+function findLauncher(get: GetEnv): Found | undefined {
   for (const launcher of LAUNCHERS) {
+    if (launcher.unless?.every((name) => get(name) !== undefined)) continue;
     const rank = get(launcher.rank);
-    const worldSize = get(launcher.worldSize);
-    // `srun --mpi=pmi2` sets PMI_RANK too, but MPICH's local rank is missing.
-    const startedBySrun = launcher.rank === "PMI_RANK" &&
-      get("PMI_JOBID") !== undefined &&
-      get("SLURM_STEP_NUM_TASKS") !== undefined;
-    if (startedBySrun) continue;
-    if (rank !== undefined && worldSize !== undefined) return launcher;
-    // Only the variables that a user sets by hand can be set by halves:
+    // What the launcher does not tell, its user may.
+    const sizes = [launcher.worldSize ?? [], "WORLD_SIZE"].flat();
+    const size = firstSet(get, launcher.strict ? sizes : sizes.slice(0, 1));
+    if (rank !== undefined && size !== undefined) {
+      const worldSize = integer(...size, 1, 1_000_000);
+      const byHand = get("WORLD_SIZE") ?? size[1];
+      if (byHand !== size[1]) {
+        throw new LaunchError(
+          `WORLD_SIZE is set to '${byHand}', but ${launcher.name} has started ${worldSize} replicas`,
+        );
+      }
+      return {
+        launcher,
+        rank: integer(launcher.rank, rank, 0, worldSize - 1),
+        worldSize,
+      };
+    }
     // Slurm and MPI leave some of theirs in shells that run no step.
-    if (launcher === LAUNCHERS[0] && rank !== worldSize) {
-      const [there, missing] = rank === undefined
-        ? [launcher.worldSize, launcher.rank]
-        : [launcher.rank, launcher.worldSize];
+    if (launcher.strict && rank !== undefined) {
       throw new LaunchError(
-        `${there} is set to '${
-          get(there)
-        }' but ${missing} is not set: set both, or neither to run alone`,
+        launcher === LAUNCHERS[0]
+          ? `RANK is set to '${rank}' but WORLD_SIZE is not set: set both, or neither to run alone`
+          : `${launcher.rank} is set to '${rank}', but ${launcher.name} does not tell the number of replicas: ` +
+            "set WORLD_SIZE to it",
       );
     }
   }
-  return undefined;
+  const size = get("WORLD_SIZE");
+  if (size === undefined) return undefined;
+  throw new LaunchError(
+    `WORLD_SIZE is set to '${size}' but RANK is not set: set both, or neither to run alone`,
+  );
 }
 
 /** Ports of the store, by a rule that every replica applies alike. */
@@ -164,48 +254,34 @@ function storePorts(get: GetEnv, job: string): number[] {
 }
 
 /** Whether replicas are on other hosts too, as far as the variables tell. */
-function onSeveralHosts(
-  get: GetEnv,
-  launcher: Launcher,
-  worldSize: number,
-): boolean {
-  const localSize = launcher.localSize && get(launcher.localSize);
-  if (launcher.localSize && localSize) {
-    return integer(launcher.localSize, localSize, 1, worldSize) < worldSize;
+function onSeveralHosts(get: GetEnv, { launcher, worldSize }: Found): boolean {
+  const localSize = firstSet(get, launcher.localSize);
+  if (localSize !== undefined && localSize[1] !== "") {
+    return integer(...localSize, 1, worldSize) < worldSize;
   }
-  return launcher.rank === "SLURM_PROCID" &&
-    (get("SLURM_STEP_NUM_NODES") ?? "1") !== "1";
+  return launcher.hosts !== undefined && (get(launcher.hosts) ?? "1") !== "1";
 }
 
 /**
  * This replica's place in its job: from RANK, WORLD_SIZE, LOCAL_RANK,
  * MASTER_ADDR and MASTER_PORT (launch.ts, torchrun), or from the variables of
- * mpirun or srun; alone if there are none.
+ * another launcher; alone if there are none.
  *
  * Without MASTER_ADDR all replicas must be on this host. Under torchrun, whose
  * agent listens on MASTER_PORT itself, the store takes the first free one of
- * the 16 ports behind it. Under mpirun and srun without MASTER_PORT the port
+ * the 16 ports behind it. Under other launchers without MASTER_PORT the port
  * follows from the job's id; MPICH has none, and uses 29500.
  *
  * @throws {LaunchError} if a variable is missing or makes no sense.
  */
 export function findPlace(get: GetEnv): Place {
-  const launcher = findLauncher(get);
-  if (launcher === undefined) return ALONE;
-  const worldSize = integer(
-    launcher.worldSize,
-    get(launcher.worldSize)!,
-    1,
-    1_000_000,
-  );
-  const rank = integer(launcher.rank, get(launcher.rank)!, 0, worldSize - 1);
-  const localRank = integer(
-    launcher.localRank,
-    get(launcher.localRank) ?? String(rank),
-    0,
-    worldSize - 1,
-  );
-  const severalHosts = onSeveralHosts(get, launcher, worldSize);
+  const found = findLauncher(get);
+  if (found === undefined) return ALONE;
+  const { launcher, rank, worldSize } = found;
+  const [name, value] = firstSet(get, launcher.localRank) ??
+    [launcher.rank, String(rank)];
+  const localRank = integer(name, value, 0, worldSize - 1);
+  const severalHosts = onSeveralHosts(get, found);
   const masterAddr = get("MASTER_ADDR") || undefined;
   if (masterAddr === undefined && severalHosts) {
     throw new LaunchError(

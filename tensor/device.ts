@@ -25,10 +25,15 @@ export interface MemoryState {
 }
 
 /** What launchers call the number of a replica among those of its host. */
-const LOCAL_RANKS = [
+export const LOCAL_RANKS: readonly string[] = [
   "LOCAL_RANK",
   "OMPI_COMM_WORLD_LOCAL_RANK",
+  "JSM_NAMESPACE_LOCAL_RANK",
+  "MV2_COMM_WORLD_LOCAL_RANK",
+  "FLUX_TASK_LOCAL_ID",
+  "PALS_LOCAL_RANKID",
   "MPI_LOCALRANKID",
+  "PMI_LOCAL_RANK",
   "SLURM_LOCALID",
 ];
 

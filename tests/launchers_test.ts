@@ -56,6 +56,24 @@ const LAUNCHERS = [
     args: ["--allow-run-as-root", "--oversubscribe", "-n", "2"],
   },
   {
+    name: "mpiexec.hydra -n 2", // MPICH's, also beside an Open MPI
+    program: "mpiexec.hydra",
+    check: ["-n", "1", "true"],
+    args: ["-n", "2"],
+  },
+  {
+    name: "srun -n 2",
+    program: "srun",
+    check: ["-n", "2", "true"],
+    args: ["-n", "2"],
+  },
+  {
+    name: "flux run -n 2",
+    program: "flux",
+    check: ["run", "-n", "2", "true"],
+    args: ["run", "-n", "2"],
+  },
+  {
     name: "torchrun --no-python --nproc-per-node 2",
     program: "torchrun",
     check: ["--help"],
