@@ -338,27 +338,39 @@ al_status al_matmul(al_device* device, int32_t dtype, int32_t transpose_a,
                     int32_t transpose_b, int64_t m, int64_t n, int64_t k,
                     const void* a, const void* b, void* c, int32_t accumulate);
 
-/**
- * One step for `count` parameters at once; params[i], grads[i] and the states
- * have sizes[i] elements. The arrays themselves are host memory and may be
- * reused when the call returns. States are float32 for half-precision
- * parameters, of the parameters' dtype otherwise, and start as zeros.
- * Same arithmetic as torch.optim.Adam; weight_decay is L2, or decoupled
- * (AdamW) if decoupled is not 0. step counts from 1.
- */
-al_status al_adam_step(al_device* device, int32_t dtype, int32_t count,
-                       void* const* params, const void* const* grads,
-                       void* const* exp_avgs, void* const* exp_avg_sqs,
-                       const int64_t* sizes, int64_t step, double lr,
-                       double beta1, double beta2, double eps,
-                       double weight_decay, int32_t decoupled);
+/** States that an optimiser keeps of a parameter at most. */
+#define AL_MAX_STATES 3
 
-/** As torch.optim.SGD; momentum_buffers may be NULL when momentum is 0. */
-al_status al_sgd_step(al_device* device, int32_t dtype, int32_t count,
-                      void* const* params, const void* const* grads,
-                      void* const* momentum_buffers, const int64_t* sizes,
-                      int64_t step, double lr, double momentum,
-                      double weight_decay, int32_t nesterov);
+/**
+ * A parameter of an optimiser: host memory, with addresses of device memory.
+ * States are float32 for half-precision parameters, of the parameters' dtype
+ * otherwise, and start as zeros.
+ */
+typedef struct {
+  void* param;                 /* [size], in dtype */
+  void* grad;                  /* like param; read only */
+  void* states[AL_MAX_STATES]; /* [size] each, as many as are used */
+  int64_t size;
+  int32_t dtype;
+  int32_t reserved; /* 0 */
+} al_parameter;
+
+/**
+ * One step for `count` parameters at once, of any floating dtypes: of all of
+ * them, or, if it fails, of none. Same arithmetic as torch.optim.Adam, with
+ * the states exp_avg, exp_avg_sq and, with amsgrad, max_exp_avg_sq.
+ * weight_decay is L2, or decoupled (AdamW) if decoupled is not 0. step counts
+ * from 1.
+ */
+al_status al_adam_step(al_device* device, int32_t count,
+                       const al_parameter* parameters, int64_t step, double lr,
+                       double beta1, double beta2, double eps,
+                       double weight_decay, int32_t decoupled, int32_t amsgrad);
+
+/** As torch.optim.SGD; with momentum the state is the momentum buffer. */
+al_status al_sgd_step(al_device* device, int32_t count,
+                      const al_parameter* parameters, int64_t step, double lr,
+                      double momentum, double weight_decay, int32_t nesterov);
 
 /* ---- collectives ---------------------------------------------------------*/
 

@@ -1,6 +1,13 @@
 /**
- * One element of an optimiser's step, for host and device. The arithmetic, and
- * its order, is that of torch.optim. T is the compute type of loss_ops.h.
+ * What optimisers do to one element of a parameter, for host and device. The
+ * arithmetic, and its order, is that of torch.optim. T is the compute type of
+ * loss_ops.h; the numbers of a rule are prepared by the host, once per step.
+ *
+ * A rule has
+ *   kStates        how many states it reads and writes
+ *   kUsesGrad      whether it reads the gradient
+ *   kWritesParam   whether it writes the parameter
+ *   update(e)      the step of one element
  */
 #ifndef ATOMLOSS_OPTIMIZER_OPS_H
 #define ATOMLOSS_OPTIMIZER_OPS_H
@@ -11,57 +18,83 @@
 
 namespace atomloss {
 
+/** An element of a parameter, of its gradient, and of its states. */
+template <class T>
+struct Element {
+  T param;
+  T grad;
+  T states[AL_MAX_STATES];
+};
+
 /**
  * Adam (Kingma and Ba, 2015), and AdamW (Loshchilov and Hutter, 2019) where
- * decay is decoupled. The host prepares the numbers once per step.
+ * decay is decoupled; with kAMSGrad the largest second moment so far counts
+ * (Reddi, Kale and Kumar, 2018).
  */
-template <class T>
+template <bool kAMSGrad>
 struct Adam {
-  T beta2, eps, l2;
-  T rest1, rest2;     /* 1 - beta, subtracted in double as torch does */
-  T keep;             /* 1 - lr * weight_decay if decoupled, otherwise 1 */
-  T step_size;        /* lr / (1 - beta1^step) */
-  T correction2_sqrt; /* sqrt(1 - beta2^step) */
+  static constexpr int kStates = kAMSGrad ? 3 : 2;
+  static constexpr bool kUsesGrad = true;
+  static constexpr bool kWritesParam = true;
 
-  static Adam prepare(int64_t step, double lr, double beta1, double beta2,
-                      double eps, double weight_decay, bool decoupled) {
-    const double correction1 = 1 - std::pow(beta1, static_cast<double>(step));
-    const double correction2 = 1 - std::pow(beta2, static_cast<double>(step));
-    return {T(beta2),
-            T(eps),
-            T(decoupled ? 0 : weight_decay),
-            T(1 - beta1),
-            T(1 - beta2),
-            T(decoupled ? 1 - lr * weight_decay : 1),
-            T(lr / correction1),
-            T(std::sqrt(correction2))};
-  }
+  double beta2, eps, l2;
+  double rest1, rest2;     /* 1 - beta */
+  double keep;             /* 1 - lr * weight_decay if decoupled, otherwise 1 */
+  double step_size;        /* lr / (1 - beta1^step) */
+  double correction2_sqrt; /* sqrt(1 - beta2^step) */
 
-  AL_HD void update(T& param, T grad, T& exp_avg, T& exp_avg_sq) const {
-    const T kept = param * keep;
-    const T g = grad + l2 * kept;
-    exp_avg += (g - exp_avg) * rest1;
-    exp_avg_sq = beta2 * exp_avg_sq + rest2 * g * g;
-    const T denominator = std::sqrt(exp_avg_sq) / correction2_sqrt + eps;
-    param = kept - step_size * exp_avg / denominator;
+  Adam(int64_t step, double lr, double beta1, double beta2_, double eps_,
+       double weight_decay, bool decoupled)
+      : beta2(beta2_),
+        eps(eps_),
+        l2(decoupled ? 0 : weight_decay),
+        rest1(1 - beta1),
+        rest2(1 - beta2_),
+        keep(decoupled ? 1 - lr * weight_decay : 1),
+        step_size(lr / (1 - std::pow(beta1, static_cast<double>(step)))),
+        correction2_sqrt(
+            std::sqrt(1 - std::pow(beta2_, static_cast<double>(step)))) {}
+
+  template <class T>
+  AL_HD void update(Element<T>& e) const {
+    const T kept = e.param * T(keep);
+    const T g = e.grad + T(l2) * kept;
+    const T exp_avg = e.states[0] + (g - e.states[0]) * T(rest1);
+    T square = T(beta2) * e.states[1] + T(rest2) * g * g;
+    e.states[0] = exp_avg;
+    e.states[1] = square;
+    if constexpr (kAMSGrad) {
+      // Written so that a NaN stays one, as in torch.maximum.
+      const T largest = e.states[2];
+      square = largest > square || largest != largest ? largest : square;
+      e.states[2] = square;
+    }
+    const T denominator = std::sqrt(square) / T(correction2_sqrt) + T(eps);
+    e.param = kept - T(step_size) * exp_avg / denominator;
   }
 };
 
-/** Stochastic gradient descent with momentum, optionally Nesterov's. */
-template <class T>
+/** Stochastic gradient descent; with momentum, optionally Nesterov's. */
+template <bool kMomentum>
 struct SGD {
-  T lr, momentum, l2;
+  static constexpr int kStates = kMomentum ? 1 : 0;
+  static constexpr bool kUsesGrad = true;
+  static constexpr bool kWritesParam = true;
+
+  double lr, momentum, l2;
   bool first; /* the momentum buffer starts as the first gradient */
   bool nesterov;
 
-  AL_HD void update(T& param, T grad) const {
-    param -= lr * (grad + l2 * param);
-  }
-
-  AL_HD void update(T& param, T grad, T& buffer) const {
-    const T g = grad + l2 * param;
-    buffer = first ? g : momentum * buffer + g;
-    param -= lr * (nesterov ? g + momentum * buffer : buffer);
+  template <class T>
+  AL_HD void update(Element<T>& e) const {
+    const T g = e.grad + T(l2) * e.param;
+    T slope = g;
+    if constexpr (kMomentum) {
+      T& buffer = e.states[0];
+      buffer = first ? g : T(momentum) * buffer + g;
+      slope = nesterov ? g + T(momentum) * buffer : buffer;
+    }
+    e.param -= T(lr) * slope;
   }
 };
 

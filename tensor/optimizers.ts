@@ -1,8 +1,8 @@
-/** Adam and SGD, in one native call per dtype for all parameters. */
-import { ArgumentError, DTypeError } from "../errors.ts";
+/** Adam and SGD, in one native call for all parameters. */
+import { ArgumentError } from "../errors.ts";
 import { nativeOf } from "./device.ts";
-import { type DType, dtypeCode, isFloating } from "./dtype.ts";
-import { checkDevice, checkLike, checkTensor, Tensor } from "./tensor.ts";
+import { ParameterList } from "./parameter_list.ts";
+import type { Tensor } from "./tensor.ts";
 
 /** Options of {@linkcode Adam}; defaults as in torch. */
 export interface AdamOptions {
@@ -30,6 +30,12 @@ export interface SGDOptions {
   nesterov?: boolean;
 }
 
+/** The number of a step behind so many. Throws if that is none. */
+function nextStep(steps: number): number {
+  if (Number.isSafeInteger(steps) && steps >= 0) return steps + 1;
+  throw new ArgumentError(`steps is ${steps}, expected an integer >= 0`);
+}
+
 /** Throws unless low <= value < high. */
 function checkNumber(
   value: number,
@@ -45,80 +51,6 @@ function checkNumber(
     );
   }
   return value;
-}
-
-/** Addresses of tensors, as the C ABI takes a list of them. */
-function pointers(tensors: readonly Tensor[]): BigUint64Array<ArrayBuffer> {
-  return BigUint64Array.from(
-    tensors,
-    (tensor) => Deno.UnsafePointer.value(tensor.pointer),
-  );
-}
-
-/** Parameters of one dtype: what one native call updates. */
-class ParameterGroup {
-  readonly params: Tensor[] = [];
-  /** Where in the optimiser's list each parameter is. */
-  readonly indices: number[] = [];
-  readonly dtype: DType;
-
-  constructor(dtype: DType) {
-    this.dtype = dtype;
-  }
-
-  /** One state tensor per parameter, zeros; float32 for half precision. */
-  states(): Tensor[] {
-    const dtype = this.dtype === "float64" ? "float64" : "float32";
-    return this.params.map((p) => Tensor.zeros(p.device, p.shape, dtype));
-  }
-
-  get sizes(): BigInt64Array<ArrayBuffer> {
-    return BigInt64Array.from(this.params, (p) => BigInt(p.size));
-  }
-}
-
-/** An optimiser's parameters, checked and grouped by dtype. */
-class ParameterList {
-  readonly groups: readonly ParameterGroup[];
-  readonly #params: readonly Tensor[];
-
-  constructor(params: readonly Tensor[]) {
-    const groups = new Map<DType, ParameterGroup>();
-    params.forEach((param, i) => {
-      checkTensor(param, `parameter ${i}`);
-      checkDevice(params[0]!, param, `parameter ${i}`);
-      if (!isFloating(param.dtype)) {
-        throw new DTypeError(
-          `parameter ${i} has dtype ${param.dtype}, expected a floating dtype`,
-        );
-      }
-      let group = groups.get(param.dtype);
-      if (group === undefined) {
-        group = new ParameterGroup(param.dtype);
-        groups.set(param.dtype, group);
-      }
-      group.params.push(param);
-      group.indices.push(i);
-    });
-    this.#params = [...params];
-    this.groups = [...groups.values()];
-  }
-
-  /** Addresses of the gradients, checked, for each group. */
-  gradients(grads: readonly Tensor[]): BigUint64Array<ArrayBuffer>[] {
-    if (grads.length !== this.#params.length) {
-      throw new ArgumentError(
-        `step needs ${this.#params.length} gradients, one per parameter, and got ${grads.length}`,
-      );
-    }
-    this.#params.forEach((param, i) => {
-      param.pointer; // throws if it was disposed, before anything is changed
-      checkLike(param, grads[i]!, `gradient ${i}`);
-    });
-    return this.groups.map((group) =>
-      pointers(group.indices.map((i) => grads[i]!))
-    );
-  }
 }
 
 /**
@@ -145,8 +77,6 @@ export class Adam {
   steps = 0;
   readonly #parameters: ParameterList;
   readonly #options: Required<Omit<AdamOptions, "lr">>;
-  readonly #expAvgs: Tensor[][];
-  readonly #expAvgSqs: Tensor[][];
 
   /**
    * An optimiser of these parameters.
@@ -169,8 +99,8 @@ export class Adam {
     checkNumber(eps, "eps", 0);
     checkNumber(weightDecay, "weightDecay", 0);
     this.#options = { betas, eps, weightDecay, decoupled };
-    this.#expAvgs = this.#parameters.groups.map((group) => group.states());
-    this.#expAvgSqs = this.#parameters.groups.map((group) => group.states());
+    this.#parameters.addState();
+    this.#parameters.addState();
   }
 
   /**
@@ -179,7 +109,7 @@ export class Adam {
    * on from saved ones, `copy_` them here and set `steps`.
    */
   get state(): readonly Tensor[] {
-    return [...this.#expAvgs, ...this.#expAvgSqs].flat();
+    return this.#parameters.states;
   }
 
   /**
@@ -191,40 +121,28 @@ export class Adam {
    * @throws {ShapeError | DTypeError | DeviceError} if one does not fit.
    */
   step(grads: readonly Tensor[]): void {
-    const gradients = this.#parameters.gradients(grads);
     checkNumber(this.lr, "lr", 0);
-    this.steps++;
-    this.#parameters.groups.forEach((group, index) =>
-      this.#update(group, index, gradients[index]!)
-    );
-  }
-
-  #update(
-    group: ParameterGroup,
-    index: number,
-    grads: BigUint64Array<ArrayBuffer>,
-  ): void {
-    const { library, handle } = nativeOf(group.params[0]!.device);
+    const step = nextStep(this.steps);
+    const table = this.#parameters.table(grads);
     const { betas, eps, weightDecay, decoupled } = this.#options;
+    const { device, size } = this.#parameters;
+    const { library, handle } = nativeOf(device);
     library.check(
       library.symbols.al_adam_step(
         handle,
-        dtypeCode(group.dtype),
-        group.params.length,
-        pointers(group.params),
-        grads,
-        pointers(this.#expAvgs[index]!),
-        pointers(this.#expAvgSqs[index]!),
-        group.sizes,
-        BigInt(this.steps),
+        size,
+        table,
+        BigInt(step),
         this.lr,
         betas[0],
         betas[1],
         eps,
         weightDecay,
         Number(decoupled),
+        0,
       ),
     );
+    this.steps = step;
   }
 
   /** Frees the optimiser's own state; the parameters stay. */
@@ -261,7 +179,6 @@ export class SGD {
   steps = 0;
   readonly #parameters: ParameterList;
   readonly #options: Required<Omit<SGDOptions, "lr">>;
-  readonly #momentumBuffers: Tensor[][];
 
   /**
    * An optimiser of these parameters.
@@ -280,9 +197,7 @@ export class SGD {
       throw new ArgumentError("nesterov needs a momentum above 0");
     }
     this.#options = { momentum, weightDecay, nesterov };
-    this.#momentumBuffers = momentum === 0
-      ? []
-      : this.#parameters.groups.map((group) => group.states());
+    if (momentum !== 0) this.#parameters.addState();
   }
 
   /**
@@ -294,38 +209,25 @@ export class SGD {
    * @throws {ShapeError | DTypeError | DeviceError} if one does not fit.
    */
   step(grads: readonly Tensor[]): void {
-    const gradients = this.#parameters.gradients(grads);
     checkNumber(this.lr, "lr", 0);
-    this.steps++;
-    this.#parameters.groups.forEach((group, index) =>
-      this.#update(group, index, gradients[index]!)
-    );
-  }
-
-  #update(
-    group: ParameterGroup,
-    index: number,
-    grads: BigUint64Array<ArrayBuffer>,
-  ): void {
-    const { library, handle } = nativeOf(group.params[0]!.device);
+    const step = nextStep(this.steps);
+    const table = this.#parameters.table(grads);
     const { momentum, weightDecay, nesterov } = this.#options;
-    const buffers = this.#momentumBuffers[index];
+    const { device, size } = this.#parameters;
+    const { library, handle } = nativeOf(device);
     library.check(
       library.symbols.al_sgd_step(
         handle,
-        dtypeCode(group.dtype),
-        group.params.length,
-        pointers(group.params),
-        grads,
-        buffers === undefined ? null : pointers(buffers),
-        group.sizes,
-        BigInt(this.steps),
+        size,
+        table,
+        BigInt(step),
         this.lr,
         momentum,
         weightDecay,
         Number(nesterov),
       ),
     );
+    this.steps = step;
   }
 
   /**
@@ -334,7 +236,7 @@ export class SGD {
    * `steps`.
    */
   get state(): readonly Tensor[] {
-    return this.#momentumBuffers.flat();
+    return this.#parameters.states;
   }
 
   /** Frees the optimiser's own state; the parameters stay. */

@@ -245,6 +245,71 @@ testOnDevices("lr may change between steps", async (device) => {
 });
 
 testOnDevices(
+  "one step takes hundreds of parameters, of any dtypes and sizes",
+  async (device) => {
+    // More than fit the arguments of a kernel; some without elements.
+    const COUNT = 300;
+    const numbers = (i: number): Float64Array<ArrayBuffer> =>
+      randomNumbers((i * 7) % 40 + (i === 150 ? 5000 : 0), i);
+    const make = (i: number): Tensor =>
+      i % 3 === 0
+        ? device.tensor(numbers(i))
+        : device.tensor(new Float32Array(numbers(i)));
+    const params = Array.from({ length: COUNT }, (_, i) => make(i));
+    const grads = Array.from({ length: COUNT }, (_, i) => make(i));
+    using sgd = new SGD(params, { lr: 0.25 });
+    sgd.step(grads);
+    for (const [i, param] of params.entries()) {
+      const wanted = Array.from(numbers(i), (x) => 0.75 * x);
+      (await param.toList()).forEach((x, j) =>
+        assertAlmostEquals(x, wanted[j]!, 1e-6, `parameter ${i}`)
+      );
+    }
+    for (const t of [...params, ...grads]) t.dispose();
+  },
+);
+
+testOnDevices(
+  "optimisers take no memory twice",
+  (device) => {
+    using a = device.zeros([4, 2]);
+    using b = device.zeros([2]);
+    using none = device.zeros([0]);
+    using reshaped = a.reshape([8]);
+    assertThrows(
+      () => new Adam([a, b, a]),
+      ArgumentError,
+      "parameter 2 is in the memory of parameter 0, expected each parameter once",
+    );
+    assertThrows(() => new SGD([reshaped, b, a]), ArgumentError, "parameter 2");
+    const array = new Float32Array(6);
+    const part = (offset: number): Tensor =>
+      device.wrap(
+        Deno.UnsafePointer.of(array.subarray(offset)),
+        [3],
+        "float32",
+        { keep: array },
+      );
+    if (device.type === "cpu") {
+      using first = part(0);
+      using overlapping = part(2);
+      using second = part(3);
+      assertThrows(
+        () => new SGD([b, overlapping, first]),
+        ArgumentError,
+        "parameter 2 is in the memory of parameter 1",
+      );
+      new SGD([first, second, b]);
+    }
+    new Adam([a, none, b]).dispose();
+    // A gradient is only read: two parameters may have the same one.
+    using c = device.zeros([2]);
+    new SGD([b, c]).step([b, b]);
+    assertThrows(() => new Adam([]), ArgumentError, "no parameters");
+  },
+);
+
+testOnDevices(
   "optimisers reject parameters and gradients that do not fit",
   (device) => {
     using param = device.zeros([3]);
@@ -277,5 +342,9 @@ testOnDevices(
     assertThrows(() => other.step([param]), DisposedError);
     assertEquals(other.steps, 0);
     assertEquals(adam.steps, 0);
+    adam.state[1]!.dispose();
+    assertThrows(() => adam.step([param]), DisposedError);
+    adam.steps = 0.5;
+    assertThrows(() => adam.step([param]), ArgumentError, "steps is 0.5");
   },
 );

@@ -22,20 +22,32 @@ class Set {
       arrays_.emplace_back(dtype, size, shifted);
       Array& array = arrays_.back();
       for (int64_t i = 0; i < size; ++i) array.set(i, 0);
-      pointers_.push_back(array.data());
     }
   }
   void fill_uniform(Random& random) {
     for (Array& array : arrays_) array.fill_uniform(random);
   }
-  void* const* pointers() const { return pointers_.data(); }
-  const void* const* const_pointers() const { return pointers_.data(); }
   Array& operator[](size_t i) { return arrays_[i]; }
 
  private:
   std::deque<Array> arrays_;
-  std::vector<void*> pointers_;
 };
+
+/** The parameters as the ABI takes them; a state per set. */
+std::vector<al_parameter> table(int32_t dtype, Set& params, Set& grads,
+                                std::initializer_list<Set*> states) {
+  std::vector<al_parameter> parameters(kCount);
+  for (size_t p = 0; p < kCount; ++p) {
+    al_parameter& parameter = parameters[p];
+    parameter.param = params[p].data();
+    parameter.grad = grads[p].data();
+    size_t k = 0;
+    for (Set* state : states) parameter.states[k++] = (*state)[p].data();
+    parameter.size = kSizes[p];
+    parameter.dtype = dtype;
+  }
+  return parameters;
+}
 
 /** The numbers of all parameters one after another. */
 std::vector<double> numbers(Set& set) {
@@ -58,20 +70,20 @@ void compare(Set& got, std::vector<double>& expected, int32_t dtype,
 }
 
 void test_adam(al_device* device, int32_t dtype, double decay, bool decoupled,
-               Random& random) {
+               bool amsgrad, Random& random) {
   constexpr double kLr = 0.01, kBeta1 = 0.9, kBeta2 = 0.99, kEps = 1e-6;
   const int32_t compute = compute_dtype(dtype);
   Set params(dtype, true), grads(dtype, false), avgs(compute, true),
-      squares(compute, false);
+      squares(compute, false), largest(compute, true);
   params.fill_uniform(random);
   std::vector<double> w = numbers(params), m = numbers(avgs),
-                      v = numbers(squares);
-  for (int64_t step = 1; step <= 2; ++step) {
+                      v = numbers(squares), most = numbers(largest);
+  const std::vector<al_parameter> parameters =
+      table(dtype, params, grads, {&avgs, &squares, &largest});
+  for (int64_t step = 1; step <= 3; ++step) {
     grads.fill_uniform(random);
-    succeeds(al_adam_step(device, dtype, kCount, params.pointers(),
-                          grads.const_pointers(), avgs.pointers(),
-                          squares.pointers(), kSizes, step, kLr, kBeta1, kBeta2,
-                          kEps, decay, decoupled),
+    succeeds(al_adam_step(device, kCount, parameters.data(), step, kLr, kBeta1,
+                          kBeta2, kEps, decay, decoupled, amsgrad),
              "al_adam_step");
     const std::vector<double> g = numbers(grads);
     const auto t = static_cast<double>(step);
@@ -81,11 +93,14 @@ void test_adam(al_device* device, int32_t dtype, double decay, bool decoupled,
       m[i] = kBeta1 * m[i] + (1 - kBeta1) * slope;
       v[i] = kBeta2 * v[i] + (1 - kBeta2) * slope * slope;
       const double mean = m[i] / (1 - std::pow(kBeta1, t));
-      const double square = v[i] / (1 - std::pow(kBeta2, t));
+      if (amsgrad) most[i] = std::fmax(most[i], v[i]);
+      const double square =
+          (amsgrad ? most[i] : v[i]) / (1 - std::pow(kBeta2, t));
       w[i] -= kLr * mean / (std::sqrt(square) + kEps);
     }
     compare(avgs, m, compute, "exp_avg");
     compare(squares, v, compute, "exp_avg_sq");
+    compare(largest, most, compute, "max_exp_avg_sq");
     // The step is up to 0.01, in half precision below the rounding.
     compare(params, w, dtype, "adam");
   }
@@ -98,12 +113,13 @@ void test_sgd(al_device* device, int32_t dtype, double momentum, bool nesterov,
   Set params(dtype, false), grads(dtype, true), buffers(compute, true);
   params.fill_uniform(random);
   std::vector<double> w = numbers(params), b = numbers(buffers);
+  const std::vector<al_parameter> parameters =
+      momentum == 0 ? table(dtype, params, grads, {})
+                    : table(dtype, params, grads, {&buffers});
   for (int64_t step = 1; step <= 2; ++step) {
     grads.fill_uniform(random);
-    succeeds(al_sgd_step(device, dtype, kCount, params.pointers(),
-                         grads.const_pointers(),
-                         momentum == 0 ? nullptr : buffers.pointers(), kSizes,
-                         step, kLr, momentum, kDecay, nesterov),
+    succeeds(al_sgd_step(device, kCount, parameters.data(), step, kLr, momentum,
+                         kDecay, nesterov),
              "al_sgd_step");
     const std::vector<double> g = numbers(grads);
     for (size_t i = 0; i < w.size(); ++i) {
@@ -125,21 +141,31 @@ void test_optimizers() {
   Device device;
   Random random(16);
   for (const int32_t dtype : kFloatDtypes) {
-    test_adam(device, dtype, 0, false, random);
-    test_adam(device, dtype, 0.1, false, random);
-    test_adam(device, dtype, 0.1, true, random);
+    for (const bool amsgrad : {false, true}) {
+      test_adam(device, dtype, 0, false, amsgrad, random);
+      test_adam(device, dtype, 0.1, false, amsgrad, random);
+      test_adam(device, dtype, 0.1, true, amsgrad, random);
+    }
     test_sgd(device, dtype, 0, false, random);
     test_sgd(device, dtype, 0.9, false, random);
     test_sgd(device, dtype, 0.9, true, random);
   }
-  fails(al_adam_step(device, AL_INT32, 0, nullptr, nullptr, nullptr, nullptr,
-                     nullptr, 1, 0, 0, 0, 0, 0, 0),
+  // A parameter that cannot be stepped: nor is the one before it.
+  float param = 1, grad = 1;
+  al_parameter parameters[2] = {};
+  parameters[0].param = &param;
+  parameters[0].grad = &grad;
+  parameters[0].size = 1;
+  parameters[1].dtype = AL_BOOL;
+  fails(al_sgd_step(device, 2, parameters, 1, 1, 0, 0, 0), AL_INVALID_ARGUMENT,
+        "dtype 6", "sgd of bools");
+  check(param == 1, "a step that failed changed a parameter to %g", param);
+  parameters[1].dtype = AL_INT32;
+  fails(al_adam_step(device, 2, parameters, 1, 0, 0, 0, 0, 0, 0, 0),
         AL_INVALID_ARGUMENT, "dtype 4", "adam of integers");
-  fails(al_sgd_step(device, AL_BOOL, 0, nullptr, nullptr, nullptr, nullptr, 1,
-                    0, 0, 0, 0),
-        AL_INVALID_ARGUMENT, "dtype 6", "sgd of bools");
-  succeeds(al_sgd_step(device, AL_FLOAT32, 0, nullptr, nullptr, nullptr,
-                       nullptr, 1, 0, 0, 0, 0),
+  fails(al_sgd_step(device, -1, nullptr, 1, 0, 0, 0, 0), AL_INVALID_ARGUMENT,
+        "-1 parameters", "sgd of less than nothing");
+  succeeds(al_sgd_step(device, 0, nullptr, 1, 0, 0, 0, 0),
            "sgd of no parameters");
 }
 
