@@ -40,6 +40,9 @@ export class LossDefinitionError extends ArgumentError {}
 /** The gradient of a loss is not the derivative of its value. */
 export class GradientError extends AtomlossError {}
 
+/** The norm of gradients that were to be clipped is NaN or infinite. */
+export class NonFiniteGradientError extends AtomlossError {}
+
 /** A reduction of this name does not exist. */
 export class UnknownReductionError extends ArgumentError {}
 

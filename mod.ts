@@ -23,11 +23,21 @@ export type { DLPackOptions } from "./tensor/dlpack.ts";
 export { Tensor, type WrapOptions } from "./tensor/tensor.ts";
 export { matmul, type MatmulOptions } from "./tensor/matmul.ts";
 export {
-  Adam,
-  type AdamOptions,
-  SGD,
-  type SGDOptions,
-} from "./tensor/optimizers.ts";
+  Optimizer,
+  type OptimizerOptions,
+  type StepOptions,
+} from "./tensor/optimizer.ts";
+export { Adam, type AdamOptions } from "./tensor/adam.ts";
+export { SGD, type SGDOptions } from "./tensor/sgd.ts";
+export {
+  clipGradNorm,
+  type ClipGradNormOptions,
+  type ClipOptions,
+} from "./tensor/clip_grad_norm.ts";
+export {
+  ExponentialMovingAverage,
+  type ExponentialMovingAverageOptions,
+} from "./tensor/exponential_moving_average.ts";
 export type { Loss, OutOptions } from "./loss/loss.ts";
 export { L2NormLoss, MAELoss, MSELoss, PerAtomMAELoss } from "./loss/losses.ts";
 export { defineLoss, type LossDefinition } from "./loss/define_loss.ts";

@@ -216,6 +216,25 @@ export const symbols = {
     ],
     result: status,
   },
+  al_grad_norm: {
+    parameters: [
+      device,
+      /* count */ "i32",
+      /* parameters */ host,
+      /* p */ "f64",
+      /* norm */ memory,
+    ],
+    result: status,
+  },
+  al_clip_grads: {
+    parameters: [
+      device,
+      /* count */ "i32",
+      /* parameters */ host,
+      /* clip */ host,
+    ],
+    result: status,
+  },
   al_adam_step: {
     parameters: [
       device,
@@ -229,6 +248,7 @@ export const symbols = {
       /* weight_decay */ "f64",
       /* decoupled */ "i32",
       /* amsgrad */ "i32",
+      /* clip */ host,
     ],
     result: status,
   },
@@ -242,6 +262,25 @@ export const symbols = {
       /* momentum */ "f64",
       /* weight_decay */ "f64",
       /* nesterov */ "i32",
+      /* clip */ host,
+    ],
+    result: status,
+  },
+  al_average_update: {
+    parameters: [
+      device,
+      /* count */ "i32",
+      /* parameters */ host,
+      /* weight */ "f64",
+    ],
+    result: status,
+  },
+  al_average_swap: {
+    parameters: [
+      device,
+      /* count */ "i32",
+      /* parameters */ host,
+      /* in */ "i32",
     ],
     result: status,
   },

@@ -348,29 +348,70 @@ al_status al_matmul(al_device* device, int32_t dtype, int32_t transpose_a,
  */
 typedef struct {
   void* param;                 /* [size], in dtype */
-  void* grad;                  /* like param; read only */
+  void* grad;                  /* like param */
   void* states[AL_MAX_STATES]; /* [size] each, as many as are used */
+  /* of a half-precision param, or NULL: [size] float32, which is stepped in its
+     place and rounded to it. Starts as zeros: a param that is not its master
+     rounded is taken as it is. */
+  float* master;
   int64_t size;
   int32_t dtype;
   int32_t reserved; /* 0 */
 } al_parameter;
 
 /**
- * One step for `count` parameters at once, of any floating dtypes: of all of
- * them, or, if it fails, of none. Same arithmetic as torch.optim.Adam, with
- * the states exp_avg, exp_avg_sq and, with amsgrad, max_exp_avg_sq.
- * weight_decay is L2, or decoupled (AdamW) if decoupled is not 0. step counts
- * from 1.
+ * What gradients are multiplied by before they are used:
+ * min(1, max_norm / (norm->value + 1e-6)). The struct is host memory.
+ */
+typedef struct {
+  const al_loss_result* norm; /* device memory, of al_grad_norm */
+  double max_norm;
+  int32_t skip_nonfinite; /* where the norm is not finite, nothing is changed */
+  int32_t reserved;       /* 0 */
+} al_clip;
+
+/**
+ * norm->value, a double = the norm of all gradients together: the root of the
+ * sum of |g|^p, in float64; of p = infinity the largest |g|. norm->nonfinite is
+ * 1 if that is NaN or infinite. One launch.
+ */
+al_status al_grad_norm(al_device* device, int32_t count,
+                       const al_parameter* parameters, double p,
+                       al_loss_result* norm);
+
+/** The gradients of all parameters, clipped in place. */
+al_status al_clip_grads(al_device* device, int32_t count,
+                        const al_parameter* parameters, const al_clip* clip);
+
+/**
+ * One step for `count` parameters at once, of any floating dtypes: one launch,
+ * so of all of them, or, if it fails, of none. Same arithmetic as
+ * torch.optim.Adam, with the states exp_avg, exp_avg_sq and, with amsgrad,
+ * max_exp_avg_sq. weight_decay is L2, or decoupled (AdamW) if decoupled is not
+ * 0. step counts from 1. Gradients are clipped by clip, or not if it is NULL.
  */
 al_status al_adam_step(al_device* device, int32_t count,
                        const al_parameter* parameters, int64_t step, double lr,
                        double beta1, double beta2, double eps,
-                       double weight_decay, int32_t decoupled, int32_t amsgrad);
+                       double weight_decay, int32_t decoupled, int32_t amsgrad,
+                       const al_clip* clip);
 
 /** As torch.optim.SGD; with momentum the state is the momentum buffer. */
 al_status al_sgd_step(al_device* device, int32_t count,
                       const al_parameter* parameters, int64_t step, double lr,
-                      double momentum, double weight_decay, int32_t nesterov);
+                      double momentum, double weight_decay, int32_t nesterov,
+                      const al_clip* clip);
+
+/** states[0] += weight * (param - states[0]), for all parameters at once. */
+al_status al_average_update(al_device* device, int32_t count,
+                            const al_parameter* parameters, double weight);
+
+/**
+ * Puts states[0] into param, and what was there into states[1]; without `in`,
+ * states[1] into param.
+ */
+al_status al_average_swap(al_device* device, int32_t count,
+                          const al_parameter* parameters, int32_t in);
 
 /* ---- collectives ---------------------------------------------------------*/
 

@@ -189,17 +189,19 @@ testOnDevices(
 testOnDevices(
   "optimisers go on from copied state to the same bits, in every dtype",
   async (device) => {
-    const makers = {
-      Adam: (params: Tensor[]) => new Adam(params, { lr: 0.1 }),
-      SGD: (params: Tensor[]) => new SGD(params, { lr: 0.1, momentum: 0.9 }),
-    };
+    const more = { amsgrad: true, masterWeights: true };
+    const makers = [
+      (params: Tensor[]) => new Adam(params, { lr: 0.1 }),
+      (params: Tensor[]) => new Adam(params, { lr: 1e-3, ...more }),
+      (params: Tensor[]) => new SGD(params, { lr: 0.1, momentum: 0.9 }),
+    ];
     const randoms = (seed: number): Tensor[] => [
       device.tensor(new Float32Array(randomNumbers(5, seed))),
       device.tensor(randomNumbers(4, seed + 1)),
       device.tensor(new Float16Array(randomNumbers(3, seed + 2))),
       device.tensor(new Float32Array(randomNumbers(2, seed + 3))),
     ];
-    for (const make of Object.values(makers)) {
+    for (const make of makers) {
       const whole = randoms(1);
       using of = make(whole);
       const step = (optimizer: Adam | SGD, s: number): void => {
@@ -228,6 +230,43 @@ testOnDevices(
       assertEquals(onward.steps, 6);
       for (const t of [...whole, ...params, ...forgetful]) t.dispose();
     }
+  },
+);
+
+testOnDevices(
+  "bfloat16 weights move at a small rate with master weights, and are followed",
+  async (device) => {
+    const bits = (...numbers: number[]): Uint16Array<ArrayBuffer> =>
+      Uint16Array.from(
+        new Uint32Array(Float32Array.from(numbers).buffer),
+        (x) => x >>> 16,
+      );
+    using param = device.tensor(bits(1, 2), [2], "bfloat16");
+    using stuck = device.tensor(bits(1, 2), [2], "bfloat16");
+    using grad = device.tensor(bits(1, 1), [2], "bfloat16");
+    using adam = new Adam([param], { lr: 1e-3, masterWeights: true });
+    using without = new Adam([stuck], { lr: 1e-3 });
+    for (let i = 0; i < 50; i++) {
+      adam.step([grad]);
+      without.step([grad]);
+    }
+    assertEquals(await stuck.toList(), [1, 2]);
+    const master = adam.state.at(-1)!;
+    assertEquals(master.dtype, "float32");
+    for (const [i, x] of [0.95, 1.95].entries()) {
+      assertAlmostEquals((await master.toList())[i]!, x, 1e-5);
+      assertAlmostEquals((await param.toList())[i]!, x, x / 256);
+    }
+    // What somebody else writes to the parameter counts.
+    param.copy_(bits(4, -4));
+    adam.step([grad]);
+    const [first, second] = await master.toList();
+    assertAlmostEquals(first!, 4 - 1e-3, 1e-6);
+    assertAlmostEquals(second!, -4 - 1e-3, 1e-6);
+    // Of a dtype that is wide enough there are none.
+    using wide = device.zeros([1]);
+    using other = new Adam([wide], { masterWeights: true });
+    assertEquals(other.state.length, 2);
   },
 );
 
@@ -333,7 +372,11 @@ testOnDevices(
     );
     assertThrows(() => new Adam([ints]), DTypeError, "int32");
     using adam = new Adam([param]);
-    assertThrows(() => adam.step([]), ArgumentError, "1 gradients");
+    assertThrows(
+      () => adam.step([]),
+      ArgumentError,
+      "1 parameters and 0 gradients",
+    );
     assertThrows(() => adam.step([short]), ShapeError);
     assertThrows(() => adam.step([double]), DTypeError);
     const gone = device.zeros([3]);

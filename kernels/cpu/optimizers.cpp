@@ -17,37 +17,48 @@ constexpr int64_t kBlock = 16384;
 /** Elements that are converted from half precision at a time. */
 constexpr int64_t kTile = 256;
 
-/** Calls f(parameter, begin, end) for all blocks of all parameters. */
-template <class F>
-void for_parameters(int32_t count, const al_parameter* parameters, F&& f) {
-  if (count < 0)
-    throw al_error(al_fail(AL_INVALID_ARGUMENT, "%d parameters", count));
-  std::vector<int64_t> first_block(static_cast<size_t>(count) + 1);
-  int64_t elements = 0;
-  for (int32_t i = 0; i < count; ++i) {
-    const al_parameter& p = parameters[i];
-    // Before anything is changed.
-    const al_status bad =
-        with_float_type(p.dtype, [](auto) -> al_status { return AL_OK; });
-    if (bad) throw al_error(bad);
-    first_block[i + 1] = first_block[i] + (p.size + kBlock - 1) / kBlock;
-    elements += p.size;
+/** The blocks of all parameters, one after another. */
+class Blocks {
+ public:
+  /** Throws, before anything is changed, if one cannot be stepped. */
+  Blocks(int32_t count, const al_parameter* parameters)
+      : parameters_(parameters) {
+    if (count < 0)
+      throw al_error(al_fail(AL_INVALID_ARGUMENT, "%d parameters", count));
+    first_.resize(static_cast<size_t>(count) + 1);
+    for (int32_t i = 0; i < count; ++i) {
+      const al_parameter& p = parameters[i];
+      if (al_status bad = with_float_type(p.dtype, [](auto) { return AL_OK; }))
+        throw al_error(bad);
+      first_[i + 1] = first_[i] + (p.size + kBlock - 1) / kBlock;
+      elements_ += p.size;
+    }
   }
-  for_blocks(
-      first_block[count], 1, elements, [&](int64_t, int64_t block, int64_t) {
-        // The last that begins at or before this block, and is not empty.
-        const auto next =
-            std::upper_bound(first_block.begin(), first_block.end(), block);
-        const int64_t i = next - first_block.begin() - 1;
-        const al_parameter& p = parameters[i];
-        const int64_t begin = (block - first_block[i]) * kBlock;
-        f(p, begin, std::min(begin + kBlock, p.size));
-      });
-}
+
+  int64_t count() const { return first_.back(); }
+
+  /** Calls f(block, parameter, begin, end) for each. */
+  template <class F>
+  void each(F&& f) const {
+    for_blocks(count(), 1, elements_, [&](int64_t, int64_t block, int64_t) {
+      // The last that begins at or before this block, and is not empty.
+      const auto next = std::upper_bound(first_.begin(), first_.end(), block);
+      const int64_t i = next - first_.begin() - 1;
+      const int64_t begin = (block - first_[i]) * kBlock;
+      const al_parameter& p = parameters_[i];
+      f(block, p, begin, std::min(begin + kBlock, p.size));
+    });
+  }
+
+ private:
+  const al_parameter* parameters_;
+  std::vector<int64_t> first_; /* block of each parameter, and their end */
+  int64_t elements_ = 0;
+};
 
 /** The step of n elements, all of the compute type. */
 template <class T, class Rule>
-void update(const Rule rule, int64_t n, T* param, const T* grad,
+void update(const Rule rule, T factor, int64_t n, T* param, const T* grad,
             T* const* states) {
   T* const s0 = states[0];
   T* const s1 = states[1];
@@ -56,7 +67,7 @@ void update(const Rule rule, int64_t n, T* param, const T* grad,
   for (int64_t i = 0; i < n; ++i) {
     Element<T> e = {};
     e.param = param[i];
-    if constexpr (Rule::kUsesGrad) e.grad = grad[i];
+    if constexpr (Rule::kUsesGrad) e.grad = factor * grad[i];
     if constexpr (Rule::kStates > 0) e.states[0] = s0[i];
     if constexpr (Rule::kStates > 1) e.states[1] = s1[i];
     if constexpr (Rule::kStates > 2) e.states[2] = s2[i];
@@ -70,9 +81,10 @@ void update(const Rule rule, int64_t n, T* param, const T* grad,
 
 /** The step of elements [begin, end) of a parameter. */
 template <class S, class Rule>
-void update(const Rule& rule, const al_parameter& p, int64_t begin,
+void update(const Rule& rule, double clip, const al_parameter& p, int64_t begin,
             int64_t end) {
   using T = compute_t<S>;
+  const T factor = static_cast<T>(clip);
   S* const param = static_cast<S*>(p.param);
   const S* const grad = static_cast<const S*>(p.grad);
   T* states[AL_MAX_STATES] = {};
@@ -82,7 +94,7 @@ void update(const Rule& rule, const al_parameter& p, int64_t begin,
   };
   if constexpr (std::is_same_v<S, T>) {
     states_at(begin);
-    update(rule, end - begin, param + begin,
+    update(rule, factor, end - begin, param + begin,
            Rule::kUsesGrad ? grad + begin : nullptr, states);
   } else {
     T values[kTile], grads[kTile];
@@ -90,22 +102,54 @@ void update(const Rule& rule, const al_parameter& p, int64_t begin,
       const int64_t n = std::min(kTile, end - i);
       states_at(i);
       load_block(param + i, n, values);
+      float* const master = p.master ? p.master + i : nullptr;
+      for (int64_t j = 0; master && j < n; ++j)
+        if (same_bits(store<S>(master[j]), param[i + j])) values[j] = master[j];
       if constexpr (Rule::kUsesGrad) load_block(grad + i, n, grads);
-      update(rule, n, values, grads, states);
+      update(rule, factor, n, values, grads, states);
+      if (master) memcpy(master, values, static_cast<size_t>(n) * sizeof(T));
       if constexpr (Rule::kWritesParam) store_block(values, n, param + i);
     }
   }
 }
 
 template <class Rule>
-void step(int32_t count, const al_parameter* parameters, const Rule& rule) {
-  for_parameters(count, parameters,
-                 [&](const al_parameter& p, int64_t begin, int64_t end) {
-                   with_float_type(p.dtype, [&](auto type) -> al_status {
-                     update<typename decltype(type)::type>(rule, p, begin, end);
-                     return AL_OK;
-                   });
-                 });
+al_status step(int32_t count, const al_parameter* parameters, const Rule& rule,
+               const al_clip* clip = nullptr) {
+  const Blocks blocks(count, parameters);
+  const Clip clipping = clip_of(clip);
+  if (clipping.skips()) return AL_OK;
+  const double factor = clipping.factor();
+  blocks.each([&](int64_t, const al_parameter& p, int64_t begin, int64_t end) {
+    with_float_type(p.dtype, [&](auto type) {
+      update<typename decltype(type)::type>(rule, factor, p, begin, end);
+      return AL_OK;
+    });
+  });
+  return AL_OK;
+}
+
+/** The sum behind the norm of elements [begin, end) of a gradient. */
+template <class S>
+double partial_norm(const Norm norm, const S* grad, int64_t begin,
+                    int64_t end) {
+  compute_t<S> values[kTile];
+  double sum = 0;
+  for (int64_t i = begin; i < end; i += kTile) {
+    const int64_t n = std::min(kTile, end - i);
+    load_block(grad + i, n, values);
+    if (norm.p == 2) {
+#pragma omp simd reduction(+ : sum)
+      for (int64_t j = 0; j < n; ++j) {
+        const double x = values[j];
+        sum += x * x;
+      }
+    } else {
+      for (int64_t j = 0; j < n; ++j)
+        sum = norm.add(sum, static_cast<double>(values[j]));
+    }
+  }
+  return sum;
 }
 
 }  // namespace
@@ -113,34 +157,71 @@ void step(int32_t count, const al_parameter* parameters, const Rule& rule) {
 
 using namespace atomloss;
 
+al_status al_grad_norm(al_device*, int32_t count,
+                       const al_parameter* parameters, double p,
+                       al_loss_result* result) {
+  return al_guard([&]() -> al_status {
+    const Norm norm = {p};
+    const Blocks blocks(count, parameters);
+    std::vector<double> sums(static_cast<size_t>(blocks.count()));
+    blocks.each([&](int64_t block, const al_parameter& parameter, int64_t begin,
+                    int64_t end) {
+      with_float_type(parameter.dtype, [&](auto type) {
+        using S = typename decltype(type)::type;
+        sums[block] = partial_norm(norm, static_cast<const S*>(parameter.grad),
+                                   begin, end);
+        return AL_OK;
+      });
+    });
+    double sum = 0;
+    for (const double one : sums) sum = norm.join(sum, one);
+    *result = Norm::result(norm.root(sum));
+    return AL_OK;
+  });
+}
+
+al_status al_clip_grads(al_device*, int32_t count,
+                        const al_parameter* parameters, const al_clip* clip) {
+  return al_guard([&] {
+    const auto grads = gradients(count, parameters);
+    return step(count, grads.data(), ClipInPlace(), clip);
+  });
+}
+
 al_status al_adam_step(al_device*, int32_t count,
                        const al_parameter* parameters, int64_t step_number,
                        double lr, double beta1, double beta2, double eps,
-                       double weight_decay, int32_t decoupled,
-                       int32_t amsgrad) {
-  return al_guard([&]() -> al_status {
-    const auto run = [&](auto rule) { step(count, parameters, rule); };
-    if (amsgrad)
-      run(Adam<true>(step_number, lr, beta1, beta2, eps, weight_decay,
-                     decoupled != 0));
-    else
-      run(Adam<false>(step_number, lr, beta1, beta2, eps, weight_decay,
-                      decoupled != 0));
-    return AL_OK;
+                       double weight_decay, int32_t decoupled, int32_t amsgrad,
+                       const al_clip* clip) {
+  return al_guard([&] {
+    const AdamNumbers numbers(step_number, lr, beta1, beta2, eps, weight_decay,
+                              decoupled != 0);
+    return amsgrad ? step(count, parameters, Adam<true>{numbers}, clip)
+                   : step(count, parameters, Adam<false>{numbers}, clip);
   });
 }
 
 al_status al_sgd_step(al_device*, int32_t count, const al_parameter* parameters,
                       int64_t step_number, double lr, double momentum,
-                      double weight_decay, int32_t nesterov) {
-  return al_guard([&]() -> al_status {
-    const bool first = step_number == 1;
-    if (momentum == 0)
-      step(count, parameters,
-           SGD<false>{lr, momentum, weight_decay, first, nesterov != 0});
-    else
-      step(count, parameters,
-           SGD<true>{lr, momentum, weight_decay, first, nesterov != 0});
-    return AL_OK;
+                      double weight_decay, int32_t nesterov,
+                      const al_clip* clip) {
+  return al_guard([&] {
+    const SGDNumbers numbers = {lr, momentum, weight_decay, step_number == 1,
+                                nesterov != 0};
+    return momentum == 0 ? step(count, parameters, SGD<false>{numbers}, clip)
+                         : step(count, parameters, SGD<true>{numbers}, clip);
+  });
+}
+
+al_status al_average_update(al_device*, int32_t count,
+                            const al_parameter* parameters, double weight) {
+  return al_guard([&] { return step(count, parameters, Average{weight}); });
+}
+
+al_status al_average_swap(al_device*, int32_t count,
+                          const al_parameter* parameters, int32_t in) {
+  return al_guard([&] {
+    return in ? step(count, parameters, SwapIn())
+              : step(count, parameters, SwapOut());
   });
 }

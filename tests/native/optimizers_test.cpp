@@ -1,4 +1,4 @@
-/** al_adam_step and al_sgd_step against their formulas. */
+/** Steps, norms, clipping and averages against their formulas. */
 #include <cmath>
 #include <deque>
 #include <vector>
@@ -83,7 +83,7 @@ void test_adam(al_device* device, int32_t dtype, double decay, bool decoupled,
   for (int64_t step = 1; step <= 3; ++step) {
     grads.fill_uniform(random);
     succeeds(al_adam_step(device, kCount, parameters.data(), step, kLr, kBeta1,
-                          kBeta2, kEps, decay, decoupled, amsgrad),
+                          kBeta2, kEps, decay, decoupled, amsgrad, nullptr),
              "al_adam_step");
     const std::vector<double> g = numbers(grads);
     const auto t = static_cast<double>(step);
@@ -119,7 +119,7 @@ void test_sgd(al_device* device, int32_t dtype, double momentum, bool nesterov,
   for (int64_t step = 1; step <= 2; ++step) {
     grads.fill_uniform(random);
     succeeds(al_sgd_step(device, kCount, parameters.data(), step, kLr, momentum,
-                         kDecay, nesterov),
+                         kDecay, nesterov, nullptr),
              "al_sgd_step");
     const std::vector<double> g = numbers(grads);
     for (size_t i = 0; i < w.size(); ++i) {
@@ -133,6 +133,125 @@ void test_sgd(al_device* device, int32_t dtype, double momentum, bool nesterov,
     if (momentum != 0) compare(buffers, b, compute, "momentum");
     compare(params, w, dtype, "sgd");
   }
+}
+
+/** The norm, and gradients clipped by it: in place, or on the way of a step. */
+void test_clipping(al_device* device, int32_t dtype, double p, Random& random) {
+  constexpr double kMaxNorm = 1.5;
+  Set params(dtype, false), grads(dtype, true);
+  params.fill_uniform(random);
+  grads.fill_uniform(random);
+  const std::vector<al_parameter> parameters = table(dtype, params, grads, {});
+  const std::vector<double> g = numbers(grads);
+  double expected = 0;
+  for (const double x : g)
+    expected = std::isinf(p) ? std::fmax(expected, std::fabs(x))
+                             : expected + std::pow(std::fabs(x), p);
+  if (!std::isinf(p)) expected = std::pow(expected, 1 / p);
+
+  al_loss_result norm = {}, again = {};
+  succeeds(al_grad_norm(device, kCount, parameters.data(), p, &norm),
+           "al_grad_norm");
+  check(close(norm.value, expected, 1e-12) && norm.nonfinite == 0,
+        "norm %g, dtype %d: %.17g, expected %.17g", p, dtype, norm.value,
+        expected);
+  succeeds(al_grad_norm(device, kCount, parameters.data(), p, &again),
+           "al_grad_norm");
+  check(again.value == norm.value, "norm %g: other bits the second time", p);
+
+  const al_clip clip = {&norm, kMaxNorm, 0, 0};
+  const double factor = std::fmin(1, kMaxNorm / (norm.value + 1e-6));
+  std::vector<double> w = numbers(params), clipped = g;
+  for (size_t i = 0; i < w.size(); ++i) w[i] -= 0.5 * factor * g[i];
+  for (double& x : clipped) x *= factor;
+  succeeds(
+      al_sgd_step(device, kCount, parameters.data(), 1, 0.5, 0, 0, 0, &clip),
+      "al_sgd_step that clips");
+  compare(params, w, dtype, "parameters of a step that clips");
+  succeeds(al_clip_grads(device, kCount, parameters.data(), &clip),
+           "al_clip_grads");
+  compare(grads, clipped, dtype, "clipped gradients");
+
+  // One infinity, at the end of a parameter.
+  grads[3].set(kSizes[3] - 1, -INFINITY);
+  succeeds(al_grad_norm(device, kCount, parameters.data(), p, &norm),
+           "al_grad_norm");
+  check(std::isinf(norm.value) && norm.nonfinite == 1, "norm of an infinity");
+  grads[4].set(0, NAN);
+  succeeds(al_grad_norm(device, kCount, parameters.data(), p, &norm),
+           "al_grad_norm");
+  check(std::isnan(norm.value) && norm.nonfinite == 1,
+        "norm %g of a NaN and an infinity is %g", p, norm.value);
+  const al_clip skip = {&norm, kMaxNorm, 1, 0};
+  succeeds(
+      al_sgd_step(device, kCount, parameters.data(), 1, 0.5, 0, 0, 0, &skip),
+      "al_sgd_step that is skipped");
+  compare(params, w, dtype, "parameters of a step that is skipped");
+}
+
+void test_averages(al_device* device, int32_t dtype, Random& random) {
+  const int32_t compute = compute_dtype(dtype);
+  Set params(dtype, true), averages(compute, false), backups(compute, true);
+  Set unused(dtype, false);
+  const std::vector<al_parameter> parameters =
+      table(dtype, params, unused, {&averages, &backups});
+  std::vector<double> expected;
+  for (const double weight : {1.0, 0.75, 0.25}) {
+    params.fill_uniform(random);
+    const std::vector<double> w = numbers(params);
+    succeeds(al_average_update(device, kCount, parameters.data(), weight),
+             "al_average_update");
+    if (weight == 1) {
+      expected = w;
+      check(numbers(averages) == expected, "the first average is another");
+    }
+    for (size_t i = 0; i < w.size(); ++i)
+      expected[i] += weight * (w[i] - expected[i]);
+    compare(averages, expected, compute, "averages");
+  }
+  const std::vector<double> w = numbers(params);
+  succeeds(al_average_swap(device, kCount, parameters.data(), 1),
+           "al_average_swap in");
+  check(numbers(averages) == expected, "swapping changed the averages");
+  compare(params, expected, dtype, "averages in the parameters' place");
+  succeeds(al_average_swap(device, kCount, parameters.data(), 0),
+           "al_average_swap out");
+  check(numbers(params) == w, "the parameters came back as others");
+}
+
+/** Steps that a half-precision number is too coarse for. */
+void test_masters(al_device* device, int32_t dtype) {
+  constexpr int64_t kSize = 300;
+  Array param(dtype, kSize, true), grad(dtype, kSize),
+      master(AL_FLOAT32, kSize);
+  al_parameter parameter = {};
+  parameter.param = param.data();
+  parameter.grad = grad.data();
+  parameter.master = static_cast<float*>(master.data());
+  parameter.size = kSize;
+  parameter.dtype = dtype;
+  for (int64_t i = 0; i < kSize; ++i) {
+    param.set(i, 1);
+    grad.set(i, 1);
+    master.set(i, 0);
+  }
+  constexpr double kLr = 0x1p-13;  // 8 of them are half of a bfloat16's step
+  for (int64_t step = 1; step <= 64; ++step)
+    succeeds(al_sgd_step(device, 1, &parameter, step, kLr, 0, 0, 0, nullptr),
+             "al_sgd_step");
+  for (int64_t i = 0; i < kSize; ++i) {
+    check(master.get(i) == 1 - 64 * kLr && param.get(i) == 1 - 64 * kLr,
+          "dtype %d: after 64 small steps parameter %g, master %g", dtype,
+          param.get(i), master.get(i));
+    // Written to by somebody else: every second one.
+    if (i % 2 == 0) param.set(i, 2);
+  }
+  succeeds(al_sgd_step(device, 1, &parameter, 65, 0.5, 0, 0, 0, nullptr),
+           "al_sgd_step");
+  for (int64_t i = 0; i < kSize; ++i)
+    check(master.get(i) == (i % 2 == 0 ? 1.5 : 0.5 - 64 * kLr),
+          "dtype %d: master %g of a parameter that was written to", dtype,
+          master.get(i));
 }
 
 }  // namespace
@@ -149,7 +268,12 @@ void test_optimizers() {
     test_sgd(device, dtype, 0, false, random);
     test_sgd(device, dtype, 0.9, false, random);
     test_sgd(device, dtype, 0.9, true, random);
+    for (const double p : {1.0, 2.0, 3.5, HUGE_VAL})
+      test_clipping(device, dtype, p, random);
+    test_averages(device, dtype, random);
   }
+  test_masters(device, AL_FLOAT16);
+  test_masters(device, AL_BFLOAT16);
   // A parameter that cannot be stepped: nor is the one before it.
   float param = 1, grad = 1;
   al_parameter parameters[2] = {};
@@ -157,15 +281,15 @@ void test_optimizers() {
   parameters[0].grad = &grad;
   parameters[0].size = 1;
   parameters[1].dtype = AL_BOOL;
-  fails(al_sgd_step(device, 2, parameters, 1, 1, 0, 0, 0), AL_INVALID_ARGUMENT,
-        "dtype 6", "sgd of bools");
+  fails(al_sgd_step(device, 2, parameters, 1, 1, 0, 0, 0, nullptr),
+        AL_INVALID_ARGUMENT, "dtype 6", "sgd of bools");
   check(param == 1, "a step that failed changed a parameter to %g", param);
   parameters[1].dtype = AL_INT32;
-  fails(al_adam_step(device, 2, parameters, 1, 0, 0, 0, 0, 0, 0, 0),
+  fails(al_adam_step(device, 2, parameters, 1, 0, 0, 0, 0, 0, 0, 0, nullptr),
         AL_INVALID_ARGUMENT, "dtype 4", "adam of integers");
-  fails(al_sgd_step(device, -1, nullptr, 1, 0, 0, 0, 0), AL_INVALID_ARGUMENT,
-        "-1 parameters", "sgd of less than nothing");
-  succeeds(al_sgd_step(device, 0, nullptr, 1, 0, 0, 0, 0),
+  fails(al_sgd_step(device, -1, nullptr, 1, 0, 0, 0, 0, nullptr),
+        AL_INVALID_ARGUMENT, "-1 parameters", "sgd of less than nothing");
+  succeeds(al_sgd_step(device, 0, nullptr, 1, 0, 0, 0, 0, nullptr),
            "sgd of no parameters");
 }
 
