@@ -332,6 +332,11 @@ export class ProcessGroup {
    * replicas' tensors: the same bits everywhere. Enqueued on a GPU; on a CPU it
    * holds the caller.
    *
+   * "max" and "min" of a NaN and a number are NaN. "avg" has a result wherever the
+   * mean is a number of the dtype, also where the sum is not: on GPUs to the
+   * rounding of NCCL, which divides by the number of replicas before it adds (so
+   * that a mean within a rounding of the largest number may be infinite).
+   *
    * @param tensor Same shape and dtype on every replica; any dtype but bool,
    * floating for "avg".
    * @param op "sum", "avg", "max" or "min".

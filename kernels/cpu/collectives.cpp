@@ -161,17 +161,31 @@ struct al_group {
 
 namespace {
 
-/** Element-wise reduction in the type that is sent. */
+/** c[i] = choose(a[i], b[i]); c is one of the two. */
+template <class T, class F>
+void combine(void* c, const void* a, const void* b, size_t n, F&& choose) {
+  for (size_t i = 0; i < n; ++i)
+    static_cast<T*>(c)[i] =
+        choose(static_cast<const T*>(a)[i], static_cast<const T*>(b)[i]);
+}
+
+/**
+ * Element-wise reduction in the type that is sent. Of a NaN and a number the
+ * larger, and the smaller, is the NaN: of Gloo's own it is the first or the
+ * second, which differs from element to element.
+ */
 template <class T>
 gloo::AllreduceOptions::Func reduction(int32_t op) {
   switch (op) {
     case AL_MAX:
       return [](void* c, const void* a, const void* b, size_t n) {
-        gloo::max<T>(c, a, b, n);
+        combine<T>(c, a, b, n,
+                   [](T x, T y) { return x > y || x != x ? x : y; });
       };
     case AL_MIN:
       return [](void* c, const void* a, const void* b, size_t n) {
-        gloo::min<T>(c, a, b, n);
+        combine<T>(c, a, b, n,
+                   [](T x, T y) { return x < y || x != x ? x : y; });
       };
     default:
       return [](void* c, const void* a, const void* b, size_t n) {
@@ -180,8 +194,24 @@ gloo::AllreduceOptions::Func reduction(int32_t op) {
   }
 }
 
+/**
+ * A power of two that is at least n. Numbers that are divided by it before they
+ * are added have the digits that they have without, and no sum of n of them is
+ * larger than the largest number.
+ */
+double power_of_two_from(int n) {
+  double power = 1;
+  while (power < n) power *= 2;
+  return power;
+}
+
 template <class T>
 void all_reduce(al_group* group, uint32_t tag, int32_t op, T* data, int64_t n) {
+  const double power = power_of_two_from(group->world_size);
+  if constexpr (std::is_floating_point_v<T>) {
+    const T scale = static_cast<T>(1 / power);
+    for (int64_t i = 0; op == AL_AVG && i < n; ++i) data[i] *= scale;
+  }
   // Gloo asks for at least one element; an empty collective still keeps step.
   T nothing = 0;
   gloo::AllreduceOptions options(group->context);
@@ -193,8 +223,8 @@ void all_reduce(al_group* group, uint32_t tag, int32_t op, T* data, int64_t n) {
   gloo::allreduce(options);
   if constexpr (std::is_floating_point_v<T>) {
     if (op == AL_AVG) {
-      const T count = static_cast<T>(group->world_size);
-      for (int64_t i = 0; i < n; ++i) data[i] /= count;
+      const T rest = static_cast<T>(group->world_size / power);
+      for (int64_t i = 0; i < n; ++i) data[i] /= rest;
     }
   }
 }
