@@ -30,7 +30,7 @@ extern "C" {
 #endif
 
 /** Raised whenever a signature or a meaning below changes. */
-#define AL_ABI_VERSION 4
+#define AL_ABI_VERSION 5
 
 typedef int32_t al_status;
 
