@@ -243,42 +243,17 @@ cublasStatus_t cublasGetProperty(libraryPropertyType type, int* value) {
 }
 
 const char* cublasGetStatusName(cublasStatus_t status) {
-#define STATUS_NAME(name) \
-  case name:              \
-    return #name
-  switch (status) {
-    STATUS_NAME(CUBLAS_STATUS_SUCCESS);
-    STATUS_NAME(CUBLAS_STATUS_NOT_INITIALIZED);
-    STATUS_NAME(CUBLAS_STATUS_ALLOC_FAILED);
-    STATUS_NAME(CUBLAS_STATUS_INVALID_VALUE);
-    STATUS_NAME(CUBLAS_STATUS_ARCH_MISMATCH);
-    STATUS_NAME(CUBLAS_STATUS_MAPPING_ERROR);
-    STATUS_NAME(CUBLAS_STATUS_EXECUTION_FAILED);
-    STATUS_NAME(CUBLAS_STATUS_INTERNAL_ERROR);
-    STATUS_NAME(CUBLAS_STATUS_NOT_SUPPORTED);
-    STATUS_NAME(CUBLAS_STATUS_LICENSE_ERROR);
-  }
-#undef STATUS_NAME
+#define NAME_OF(name, number, text) \
+  if (status == name) return #name;
+  CUDA_PLATFORM_CUBLAS_STATUSES(NAME_OF)
   return "unknown cuBLAS status";
 }
 
 const char* cublasGetStatusString(cublasStatus_t status) {
-  switch (status) {
-    case CUBLAS_STATUS_SUCCESS:
-      return "the operation completed successfully";
-    case CUBLAS_STATUS_NOT_INITIALIZED:
-      return "the library was not initialized";
-    case CUBLAS_STATUS_ALLOC_FAILED:
-      return "the resource allocation failed";
-    case CUBLAS_STATUS_INVALID_VALUE:
-      return "an unsupported value or parameter was passed to the function";
-    case CUBLAS_STATUS_EXECUTION_FAILED:
-      return "the function failed to launch on the GPU";
-    case CUBLAS_STATUS_NOT_SUPPORTED:
-      return "the functionality requested is not supported";
-    default:
-      return "an internal operation failed";
-  }
+#define TEXT_OF(name, number, text) \
+  if (status == name) return text;
+  CUDA_PLATFORM_CUBLAS_STATUSES(TEXT_OF)
+  return "unknown cuBLAS status";
 }
 
 cublasStatus_t cublasSgemv_64(cublasHandle_t handle, cublasOperation_t trans,

@@ -17,17 +17,29 @@ extern "C" {
 
 typedef struct cublasContext* cublasHandle_t;
 
+/** name, number, what cublasGetStatusString() says. */
+#define CUDA_PLATFORM_CUBLAS_STATUSES(X)                                     \
+  X(CUBLAS_STATUS_SUCCESS, 0, "the operation completed successfully")        \
+  X(CUBLAS_STATUS_NOT_INITIALIZED, 1, "the library was not initialized")     \
+  X(CUBLAS_STATUS_ALLOC_FAILED, 3, "the resource allocation failed")         \
+  X(CUBLAS_STATUS_INVALID_VALUE, 7,                                          \
+    "an unsupported value or parameter was passed to the function")          \
+  X(CUBLAS_STATUS_ARCH_MISMATCH, 8,                                          \
+    "the requested functionality requires a feature absent from the device " \
+    "architecture")                                                          \
+  X(CUBLAS_STATUS_MAPPING_ERROR, 11, "an access to GPU memory space failed") \
+  X(CUBLAS_STATUS_EXECUTION_FAILED, 13,                                      \
+    "the function failed to launch on the GPU")                              \
+  X(CUBLAS_STATUS_INTERNAL_ERROR, 14, "an internal operation failed")        \
+  X(CUBLAS_STATUS_NOT_SUPPORTED, 15,                                         \
+    "the functionality requested is not supported")                          \
+  X(CUBLAS_STATUS_LICENSE_ERROR, 16,                                         \
+    "the functionality requested requires some license")
+
 typedef enum {
-  CUBLAS_STATUS_SUCCESS = 0,
-  CUBLAS_STATUS_NOT_INITIALIZED = 1,
-  CUBLAS_STATUS_ALLOC_FAILED = 3,
-  CUBLAS_STATUS_INVALID_VALUE = 7,
-  CUBLAS_STATUS_ARCH_MISMATCH = 8,
-  CUBLAS_STATUS_MAPPING_ERROR = 11,
-  CUBLAS_STATUS_EXECUTION_FAILED = 13,
-  CUBLAS_STATUS_INTERNAL_ERROR = 14,
-  CUBLAS_STATUS_NOT_SUPPORTED = 15,
-  CUBLAS_STATUS_LICENSE_ERROR = 16
+#define CUDA_PLATFORM_STATUS(name, number, text) name = number,
+  CUDA_PLATFORM_CUBLAS_STATUSES(CUDA_PLATFORM_STATUS)
+#undef CUDA_PLATFORM_STATUS
 } cublasStatus_t;
 
 typedef enum {

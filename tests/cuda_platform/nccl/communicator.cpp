@@ -107,6 +107,10 @@ ncclResult_t ncclComm::connect(const Operation& operation) {
 ncclResult_t ncclComm::launch(const Operation& operation) {
   // A kernel cannot be launched on another device's stream.
   if (device_of(operation.stream) != device) return ncclUnhandledCudaError;
+  // NCCL would put them in order; nobody needs that here.
+  if (stream_ != nullptr && stream_ != operation.stream)
+    report("a communicator on two streams: the stand-in does not know that");
+  stream_ = operation.stream;
   // Counts as under way until the stream has run it or dropped it.
   ++under_way;
   const std::shared_ptr<void> one(nullptr, [this](void*) { --under_way; });

@@ -71,6 +71,7 @@ struct ncclComm {
   void wait_for_streams();
 
   std::unique_ptr<cuda_platform::Exchange> exchange_;
+  cudaStream_t stream_ = nullptr; /* of its operations */
 };
 
 #endif /* CUDA_PLATFORM_NCCL_COMMUNICATOR_H */

@@ -201,8 +201,8 @@ ncclResult_t call_operation(const char* name, const Operation& operation,
         operation.root >= comm->ranks)
       result = fail(ncclInvalidArgument,
                     std::string(name) + ": invalid type, operation or root");
-    else if (operation.count >
-             0)  // NCCL drops empty ones: they wait for nobody
+    // NCCL drops empty ones: they wait for nobody.
+    else if (operation.count > 0)
       group.operations.emplace_back(comm, operation);
   }
   return end_call(comm, result);
@@ -230,28 +230,18 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
 }
 
 const char* ncclGetErrorString(ncclResult_t result) {
-  switch (result) {
-    case ncclSuccess:
-      return "no error";
-    case ncclUnhandledCudaError:
-      return "unhandled cuda error (run with NCCL_DEBUG=INFO for details)";
-    case ncclSystemError:
-      return "unhandled system error (run with NCCL_DEBUG=INFO for details)";
-    case ncclInternalError:
-      return "internal error - please report this issue to the NCCL developers";
-    case ncclInvalidArgument:
-      return "invalid argument (run with NCCL_DEBUG=WARN for details)";
-    case ncclInvalidUsage:
-      return "invalid usage (run with NCCL_DEBUG=WARN for details)";
-    case ncclRemoteError:
-      return "remote process exited or there was a network error";
-    case ncclInProgress:
-      return "NCCL operation in progress";
-    case ncclTimeout:
-      return "timeout";
-    default:
-      return "unknown result code";
-  }
+  static const char* const texts[] = {
+      "no error",
+      "unhandled cuda error (run with NCCL_DEBUG=INFO for details)",
+      "unhandled system error (run with NCCL_DEBUG=INFO for details)",
+      "internal error - please report this issue to the NCCL developers",
+      "invalid argument (run with NCCL_DEBUG=WARN for details)",
+      "invalid usage (run with NCCL_DEBUG=WARN for details)",
+      "remote process exited or there was a network error",
+      "NCCL operation in progress",
+      "timeout"};
+  return result >= 0 && result < ncclNumResults ? texts[result]
+                                                : "unknown result code";
 }
 
 const char* ncclGetLastError(ncclComm_t) { return last_error; }
@@ -280,11 +270,6 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks,
                           return done;
                         }});
   return end_call(made, ncclSuccess);
-}
-
-ncclResult_t ncclCommInitRank(ncclComm_t* comm, int ranks, ncclUniqueId id,
-                              int rank) {
-  return ncclCommInitRankConfig(comm, ranks, id, rank, nullptr);
 }
 
 ncclResult_t ncclCommFinalize(ncclComm_t comm) {
@@ -334,27 +319,6 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* error) {
   if (const int failed = begin_call(__func__))
     return static_cast<ncclResult_t>(failed);
   *error = comm->answer();
-  return ncclSuccess;
-}
-
-ncclResult_t ncclCommCount(ncclComm_t comm, int* count) {
-  const Caller caller(comm, __func__);
-  if (const ncclResult_t bad = check_ready(comm, __func__)) return bad;
-  *count = comm->ranks;
-  return ncclSuccess;
-}
-
-ncclResult_t ncclCommUserRank(ncclComm_t comm, int* rank) {
-  const Caller caller(comm, __func__);
-  if (const ncclResult_t bad = check_ready(comm, __func__)) return bad;
-  *rank = comm->rank;
-  return ncclSuccess;
-}
-
-ncclResult_t ncclCommCuDevice(ncclComm_t comm, int* device) {
-  const Caller caller(comm, __func__);
-  if (const ncclResult_t bad = check_ready(comm, __func__)) return bad;
-  *device = comm->device;
   return ncclSuccess;
 }
 
