@@ -26,20 +26,25 @@ export interface ProcessGroupOptions {
   /** Where the tensors of the collectives are. */
   device: Device;
   /**
-   * Time for the replicas to find each other, and for each collective, in
-   * milliseconds. Default: 300 000.
+   * Time for the replicas to find each other, and for each collective once this
+   * replica is ready for it, in milliseconds. Default: 300 000; more than 24 days
+   * count as 24 days.
    */
   timeout?: number;
   /**
    * Whether every collective first compares the replicas' calls, so that
    * replicas that disagree (on operation, sizes, dtype or order) are told so at
-   * once instead of waiting for each other. It costs a second collective, and on
-   * a GPU a wait, each time. Default: whether ATOMLOSS_DEBUG_COLLECTIVES is 1.
+   * once instead of waiting for each other; on a GPU by what reads a result, or
+   * by the next collective. It costs a second collective each time. Default:
+   * whether ATOMLOSS_DEBUG_COLLECTIVES is 1.
    */
   debug?: boolean;
 }
 
 const DEFAULT_TIMEOUT = 300_000;
+
+/** More than a timer can wait for. */
+const LONGEST_TIMEOUT = 2 ** 31 - 1;
 
 /** Bytes of a blob for each replica of the job: an address, or an id. */
 const BLOB_BYTES_PER_RANK = 256;
@@ -89,12 +94,11 @@ async function connect(
       handle,
     ),
   );
-  const onGpu = device.type === "cuda";
-  const native = new NativeHandle(library, handle[0]!, (group) => {
-    // A GPU that is gone has taken the group's streams with it.
-    if (onGpu && nativeDevice.released) return;
-    library.check(symbols.al_group_close(group.handle));
-  });
+  const native = new NativeHandle(
+    library,
+    handle[0]!,
+    (group) => library.check(symbols.al_group_close(group.handle)),
+  );
   try {
     const blobs = await rendezvous.allGather(
       "blob",
@@ -222,7 +226,8 @@ export class ProcessGroup {
     }
     isMeeting = true;
     try {
-      return await ProcessGroup.#meet(place, device, timeout, debug);
+      const time = Math.min(timeout, LONGEST_TIMEOUT);
+      return await ProcessGroup.#meet(place, device, time, debug);
     } finally {
       isMeeting = false;
     }
@@ -435,8 +440,8 @@ export interface PendingCounts {
    * what reads it on the device comes behind the collective. To be called once.
    */
   take(minimum: number, totals: Tensor): void;
-  /** Whether the group is gone, and the sums with it. */
-  readonly closed: boolean;
+  /** Gives the sums up, unless they were taken. */
+  drop(): void;
 }
 
 /**
@@ -463,10 +468,8 @@ export function countAllReduce(
       ),
     );
   }
+  let isPending = true;
   return {
-    get closed(): boolean {
-      return native?.closed ?? false;
-    },
     take(minimum, totals): void {
       if (native?.closed) {
         throw new DisposedError(
@@ -485,6 +488,14 @@ export function countAllReduce(
           totals.pointer,
         ),
       );
+      isPending = false;
+    },
+    drop(): void {
+      // With the group all that it has is gone.
+      if (!isPending || native === undefined || native.closed) return;
+      isPending = false;
+      const { library, handle } = native;
+      library.check(library.symbols.al_count_drop(handle, ticket[0]!));
     },
   };
 }

@@ -36,7 +36,7 @@ export const SHARED_SOURCES: readonly string[] = [
 export const SHARED_HEADERS: readonly string[] = [
   "atomloss.h",
   "block_cache.h",
-  "call_record.h",
+  "call.h",
   "defined_losses.h",
   "dispatch.h",
   "dlpack.h",

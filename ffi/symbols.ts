@@ -349,6 +349,7 @@ export const symbols = {
     ],
     result: status,
   },
+  al_count_drop: { parameters: [group, /* ticket */ "i64"], result: status },
   al_barrier: { parameters: [group], result: status, nonblocking: true },
 } as const satisfies Deno.ForeignLibraryInterface;
 

@@ -431,6 +431,11 @@ al_status al_group_open(al_device* device, int32_t rank, int32_t world_size,
                         int64_t capacity, int64_t* blob_bytes, int32_t debug,
                         al_group** group);
 al_status al_group_connect(al_group* group, const void* blobs, int64_t bytes);
+
+/**
+ * Its device may have been closed before. Returns at once; what peers have yet
+ * to receive still arrives, for which the process waits when it ends.
+ */
 al_status al_group_close(al_group* group);
 
 /**
@@ -449,6 +454,7 @@ al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
  * host memory, which wait for no work of the device, or device_counts[i] of
  * device memory if counts is NULL. Nothing waits for it before al_count_totals
  * is called with *ticket, which must be done exactly once.
+ * device_counts may be freed when the call returns.
  */
 al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
                               const int64_t* device_counts, int64_t* ticket);
@@ -461,6 +467,12 @@ al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
 al_status al_count_totals(al_device* device, al_group* group, int64_t ticket,
                           int32_t n, const int64_t* device_counts,
                           double minimum, double* totals);
+
+/**
+ * Gives a ticket of al_count_all_reduce back whose counts nobody needs, instead
+ * of al_count_totals.
+ */
+al_status al_count_drop(al_group* group, int64_t ticket);
 
 /** Returns when every replica has called it and the device is idle. */
 al_status al_barrier(al_group* group);

@@ -12,6 +12,17 @@
 #include <stdexcept>
 
 namespace atomloss {
+
+struct RollAnswer {
+  uint32_t magic;
+  uint64_t nonce; /* of the question */
+  int64_t number;
+  uint64_t hash;
+  uint32_t inside;
+  uint32_t given_up;
+  char text[128];
+};
+
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -31,14 +42,18 @@ struct Question {
   uint64_t nonce;
 };
 
-struct Answer {
-  uint32_t magic;
-  uint64_t nonce; /* of the question */
-  int64_t number;
-  uint64_t hash;
-  uint32_t inside;
-  char text[128];
-};
+/** What sets an answer apart from what this replica would say; empty if nothing
+ * does. */
+std::string describe(const RollAnswer& there, const RollAnswer& here) {
+  const std::string number = std::to_string(there.number);
+  const std::string text = there.text;
+  if (there.given_up) return "has given up call " + number + ", " + text;
+  if (!there.inside) return "is in no call, after call " + number;
+  if (there.number == here.number && there.hash == here.hash) return "";
+  const bool shares = text == here.text && there.hash != here.hash;
+  return "is in call " + number + ", " + text +
+         (shares ? " of other shares" : "");
+}
 
 [[noreturn]] void fail(const char* what) {
   throw std::runtime_error(std::string(what) + ": " + strerror(errno));
@@ -83,7 +98,7 @@ RollCall::RollCall(int rank, int world_size, const char* address)
     fail("pipe");
   }
   fill_random(self_.token, sizeof self_.token);
-  thread_ = std::thread([this] { answer(); });
+  thread_ = std::thread([this] { listen(); });
 }
 
 RollCall::~RollCall() {
@@ -116,9 +131,9 @@ void RollCall::meet(int rank, const void* blob) {
   peer.known = true;
 }
 
-void RollCall::enter(int64_t number, const std::string& text, uint64_t hash) {
+void RollCall::enter(int64_t number, const Call& call) {
   std::lock_guard<std::mutex> lock(mutex_);
-  place_ = {number, true, text, hash};
+  place_ = {number, true, false, call};
 }
 
 void RollCall::leave() {
@@ -126,12 +141,28 @@ void RollCall::leave() {
   place_.inside = false;
 }
 
-RollCall::Place RollCall::place() {
+void RollCall::give_up() {
   std::lock_guard<std::mutex> lock(mutex_);
-  return place_;
+  place_.given_up = true;
 }
 
-void RollCall::answer() {
+RollAnswer RollCall::here() {
+  Place here;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    here = place_;
+  }
+  RollAnswer answer = {};
+  answer.magic = kAnswer;
+  answer.number = here.number;
+  answer.hash = here.call.hash();
+  answer.inside = here.inside;
+  answer.given_up = here.given_up;
+  here.call.text().copy(answer.text, sizeof answer.text - 1);
+  return answer;
+}
+
+void RollCall::listen() {
   pollfd ready[2] = {{socket_, POLLIN, 0}, {wake_[0], POLLIN, 0}};
   for (;;) {
     if (poll(ready, 2, -1) < 0 && errno != EINTR) return;
@@ -148,26 +179,20 @@ void RollCall::answer() {
         question.magic != kQuestion ||
         memcmp(question.token, self_.token, sizeof self_.token) != 0)
       continue;
-    const Place here = place();
-    Answer answer = {};
-    answer.magic = kAnswer;
+    RollAnswer answer = here();
     answer.nonce = question.nonce;
-    answer.number = here.number;
-    answer.hash = here.hash;
-    answer.inside = here.inside;
-    here.text.copy(answer.text, sizeof answer.text - 1);
     sendto(socket_, &answer, sizeof answer, MSG_DONTWAIT,
            reinterpret_cast<const sockaddr*>(&from), length);
   }
 }
 
-std::string RollCall::ask(std::chrono::milliseconds patience) {
+RollCall::Report RollCall::ask(std::chrono::milliseconds patience) {
   enum class State { kUnreachable, kSilent, kGone, kAnswered };
   struct Line {
     int rank = 0;
     int fd = -1;
     State state = State::kUnreachable;
-    Place place;
+    RollAnswer answer;
   };
   uint64_t nonce;
   fill_random(&nonce, sizeof nonce);
@@ -193,7 +218,7 @@ std::string RollCall::ask(std::chrono::milliseconds patience) {
     send(line.fd, &text, sizeof text, MSG_DONTWAIT);
   };
   const auto listen = [&](Line& line) {
-    Answer answer;
+    RollAnswer answer;
     const ssize_t bytes = recv(line.fd, &answer, sizeof answer, MSG_DONTWAIT);
     if (bytes < 0 && errno == ECONNREFUSED) line.state = State::kGone;
     if (bytes != static_cast<ssize_t>(sizeof answer) ||
@@ -201,7 +226,8 @@ std::string RollCall::ask(std::chrono::milliseconds patience) {
       return;
     answer.text[sizeof answer.text - 1] = 0;
     line.state = State::kAnswered;
-    line.place = {answer.number, answer.inside != 0, answer.text, answer.hash};
+    line.answer = answer;
+    peers_[line.rank].heard = true;
   };
 
   const auto end = Clock::now() + patience;
@@ -223,32 +249,24 @@ std::string RollCall::ask(std::chrono::milliseconds patience) {
       if (line.state == State::kSilent) listen(line);
   }
 
-  const Place here = place();
-  std::string text;
+  const RollAnswer mine = here();
+  Report report;
   for (const Line& line : lines) {
     if (line.fd >= 0) close(line.fd);
+    const bool answered = line.state == State::kAnswered;
+    report.lost |= answered
+                       ? line.answer.given_up != 0
+                       : line.state == State::kGone && peers_[line.rank].heard;
     const std::string state =
         line.state == State::kUnreachable ? "cannot be reached"
         : line.state == State::kSilent    ? "does not answer"
         : line.state == State::kGone      ? "has ended"
-                                          : describe(line.place, here);
+                                          : describe(line.answer, mine);
     if (state.empty()) continue;
-    text += (text.empty() ? "rank " : "; rank ") + std::to_string(line.rank) +
-            " " + state;
+    report.text += (report.text.empty() ? "rank " : "; rank ") +
+                   std::to_string(line.rank) + " " + state;
   }
-  return text;
-}
-
-/** What sets a place apart from this one; empty if nothing does. */
-std::string RollCall::describe(const Place& there, const Place& here) {
-  const std::string number = std::to_string(there.number);
-  if (!there.inside) return "is in no call, after call " + number;
-  if (there.number == here.number && there.hash == here.hash) return "";
-  const bool same_text =
-      there.text == here.text.substr(0, sizeof(Answer::text) - 1);
-  const bool shares = same_text && there.hash != here.hash;
-  return "is in call " + number + ", " + there.text +
-         (shares ? " of other shares" : "");
+  return report;
 }
 
 }  // namespace atomloss

@@ -1,8 +1,9 @@
 /**
  * Who is where: while the replicas of a group compute, a thread of each answers
- * the question which collective it is in, by UDP. Asked when a collective has
- * failed, so that its error can name the replicas that hang (a stopped process
- * does not answer) or make another call. Shared by both libraries.
+ * the question which collective it is in, by UDP. Asked when a collective takes
+ * long, whether a replica is lost, and when one has failed, so that its error
+ * can name the replicas that hang (a stopped process does not answer) or make
+ * another call. Shared by both libraries.
  */
 #ifndef ATOMLOSS_ROLL_CALL_H
 #define ATOMLOSS_ROLL_CALL_H
@@ -16,7 +17,11 @@
 #include <thread>
 #include <vector>
 
+#include "call.h"
+
 namespace atomloss {
+
+struct RollAnswer;
 
 class RollCall {
  public:
@@ -35,22 +40,36 @@ class RollCall {
   /** Takes what the rank has published. */
   void meet(int rank, const void* blob);
 
-  /** From now on this replica is in its `number`-th call. The hash is of all
-   * that replicas must agree on. */
-  void enter(int64_t number, const std::string& text, uint64_t hash);
+  /** From now on this replica is in its `number`-th call. */
+  void enter(int64_t number, const Call& call);
   /** The call has ended. */
   void leave();
+  /** The call has failed, and this replica takes part in no other. */
+  void give_up();
 
-  /**
-   * Asks all other ranks, waits at most `patience`, and says what sets them
-   * apart: "rank 2 does not answer; rank 1 is in call 4, …". Empty if all are
-   * in the same call as this one.
+  /** What the other ranks say. */
+  struct Report {
+    /**
+     * What sets them apart: "rank 2 does not answer; rank 1 is in call 4, …".
+     * Empty if all are in the same call as this one.
+     */
+    std::string text;
+    /**
+     * Whether one of them takes part in nothing any more: it has given up, or
+     * has ended. Of a rank that has never answered nobody knows that: a
+     * firewall may refuse questions in its place.
+     */
+    bool lost = false;
+  };
+
+  /** Asks all other ranks and waits at most `patience`; one caller at a time.
    */
-  std::string ask(std::chrono::milliseconds patience);
+  Report ask(std::chrono::milliseconds patience);
 
  private:
   struct Peer {
     bool known = false;
+    bool heard = false; /* it has answered before */
     unsigned char token[16];
     sockaddr_storage address;
     socklen_t length;
@@ -59,13 +78,12 @@ class RollCall {
   struct Place {
     int64_t number = 0;
     bool inside = false;
-    std::string text;
-    uint64_t hash = 0;
+    bool given_up = false;
+    Call call;
   };
 
-  void answer();
-  Place place();
-  static std::string describe(const Place& there, const Place& here);
+  void listen();
+  RollAnswer here();
 
   int rank_, world_size_;
   int socket_ = -1;

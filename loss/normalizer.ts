@@ -44,6 +44,7 @@ class DeviceTotals {
     this.#n = n;
     this.#minimum = minimum;
     this.#pending = pending;
+    unused.register(this, pending, this);
   }
 
   /** The sums as a float64 tensor; from here on the device's work waits for them. */
@@ -62,11 +63,16 @@ class DeviceTotals {
   }
 
   [Symbol.dispose](): void {
-    // Sums that nobody has used still have to be taken, if they are there.
-    const isGone = this.#pending.closed || this.device.disposed;
-    if (this.#tensor !== undefined || !isGone) this.tensor.dispose();
+    unused.unregister(this);
+    this.#pending.drop();
+    this.#tensor?.dispose();
   }
 }
+
+/** Gives up sums whose normalizer was neither used nor disposed. */
+const unused = new FinalizationRegistry<PendingCounts>((pending) =>
+  pending.drop()
+);
 
 let create: (
   totals: Totals,

@@ -29,7 +29,7 @@
 #include <utility>
 #include <vector>
 
-#include "call_record.h"
+#include "call.h"
 #include "dispatch.h"
 #include "half.h"
 #include "mesh.h"
@@ -43,28 +43,12 @@ namespace {
 /** How long a replica that fails waits for what the others say. */
 constexpr auto kPatience = std::chrono::milliseconds(1000);
 
-/** What a call is: its text, and a hash of all that replicas must agree on. */
-struct Call {
-  std::string text;
-  uint32_t hash = 2166136261;  // FNV-1a
-
-  explicit Call(std::string what) : text(std::move(what)) {
-    for (const char c : text) mix_byte(static_cast<unsigned char>(c));
-  }
-
-  void mix(uint64_t value) {
-    for (int shift = 0; shift < 64; shift += 8) mix_byte(value >> shift & 0xff);
-  }
-
-  void mix_byte(uint64_t byte) {
-    hash = (hash ^ static_cast<uint32_t>(byte)) * 16777619;
-  }
-
-  /** Of the `number`-th call of a group. Ranks are never many calls apart. */
-  uint32_t tag(uint32_t number) const {
-    return (number & 0xfff) << 20 | ((hash ^ hash >> 20) & 0xfffff);
-  }
-};
+/** Of the `number`-th call of a group. Ranks are never many calls apart. */
+uint32_t tag_of(const Call& call, uint32_t number) {
+  const uint64_t hash = call.hash();
+  return (number & 0xfff) << 20 |
+         static_cast<uint32_t>((hash ^ hash >> 20 ^ hash >> 40) & 0xfffff);
+}
 
 }  // namespace
 
@@ -85,29 +69,29 @@ struct al_group {
   template <class F>
   al_status run(const Call& call, F&& collective) {
     std::lock_guard<std::mutex> lock(mutex);
-    const char* const text = call.text.c_str();
     if (!broken.empty())
       return al_fail(AL_COLLECTIVE_FAILED,
-                     "%s on rank %d of %d: the group is broken since %s", text,
-                     rank, world_size, broken.c_str());
+                     "%s on rank %d of %d: the group is broken since %s",
+                     call.text().c_str(), rank, world_size, broken.c_str());
     const uint32_t number = calls++;
-    roll_call->enter(number, call.text, call.hash);
+    roll_call->enter(number, call);
     try {
       if (debug) {
         const std::string others = disagreement(call, number);
         if (!others.empty()) {
-          broken = call.text + ", on which replicas disagreed";
+          broken = call.text() + ", on which replicas disagreed";
           return al_fail(AL_COLLECTIVE_FAILED,
                          "replicas disagree: call %u of rank %d of %d is %s; "
                          "%s",
-                         number, rank, world_size, text, others.c_str());
+                         number, rank, world_size, call.text().c_str(),
+                         others.c_str());
         }
       }
-      collective(call.tag(number));
+      collective(tag_of(call, number));
       roll_call->leave();
       return AL_OK;
     } catch (const std::bad_alloc&) {
-      broken = call.text + " ran out of memory";
+      broken = call.text() + " ran out of memory";
       throw;
     } catch (const std::exception& error) {  // Gloo's have no other parent
       return explain(call, error.what());
@@ -117,17 +101,18 @@ struct al_group {
   /** The status of a collective that has failed; names the ranks behind it. */
   al_status explain(const Call& call, const char* why) {
     const bool late = strstr(why, "imed out") || strstr(why, "imeout");
-    broken = call.text + (late ? " timed out" : " failed");
+    const std::string text = call.text();
+    broken = text + (late ? " timed out" : " failed");
     const auto timeout = static_cast<long long>(timeout_ms);
     if (late) {  // Gloo has closed every connection by now
       const auto asked = std::chrono::steady_clock::now();
-      const std::string others = roll_call->ask(kPatience);
+      const std::string others = roll_call->ask(kPatience).text;
       // Those whose timeout comes a little later ask this one.
       std::this_thread::sleep_until(asked + kPatience);
       return al_fail(AL_TIMEOUT,
                      "%s on rank %d of %d timed out after %lld ms: %s "
                      "(call %u here; Gloo: %s)",
-                     call.text.c_str(), rank, world_size, timeout,
+                     text.c_str(), rank, world_size, timeout,
                      others.empty()
                          ? "all replicas are in this call, and do not get on"
                          : others.c_str(),
@@ -137,23 +122,24 @@ struct al_group {
     std::string ranks;
     for (const int peer : lost)
       ranks += (ranks.empty() ? "" : ", ") + std::to_string(peer);
-    const std::string others = roll_call->ask(kPatience / 2);
+    const std::string others = roll_call->ask(kPatience / 2).text;
     return al_fail(AL_COLLECTIVE_FAILED,
                    "%s on rank %d of %d failed, timeout %lld ms: no connection "
                    "any more to rank %s%s%s (Gloo: %s)",
-                   call.text.c_str(), rank, world_size, timeout, ranks.c_str(),
+                   text.c_str(), rank, world_size, timeout, ranks.c_str(),
                    others.empty() ? "" : "; ", others.c_str(), why);
   }
 
   /** Compares a call with those of the others; says how they differ. */
   std::string disagreement(const Call& call, uint32_t number) {
     std::vector<CallRecord> records(static_cast<size_t>(world_size));
-    CallRecord mine = make_record(call.text, call.hash);
+    CallRecord mine(call);
     gloo::AllgatherOptions options(context);
     options.setInput(reinterpret_cast<char*>(&mine), sizeof mine);
     options.setOutput(reinterpret_cast<char*>(records.data()),
                       records.size() * sizeof mine);
-    options.setTag(Call("check").tag(number));
+    Call check;  // the same whatever the replicas are about to do
+    options.setTag(tag_of(check, number));
     gloo::allgather(options);
     return describe_others(records.data(), world_size, rank);
   }
@@ -319,7 +305,7 @@ al_status al_group_connect(al_group* group, const void* blobs, int64_t bytes) {
                              all + (i + 1) * blob_bytes - RollCall::kBlobBytes);
     // Before there are connections there is nothing to compare calls by.
     const bool debug = std::exchange(group->debug, false);
-    const al_status failed = group->run(Call("connect"), [&](uint32_t) {
+    const al_status failed = group->run(Call::connect(), [&](uint32_t) {
       group->context->connect(all, blob_bytes);
     });
     group->debug = debug;
@@ -355,9 +341,7 @@ al_status al_all_reduce(al_group* group, int32_t dtype, int32_t op,
         return al_fail(AL_INVALID_ARGUMENT, "buffer %d has %lld elements", i,
                        static_cast<long long>(sizes[i]));
     }
-    Call call(describe_all_reduce(dtype, op, count, total));
-    for (int32_t i = 0; i < count; ++i)
-      call.mix(static_cast<uint64_t>(sizes[i]));
+    const Call call = Call::all_reduce(dtype, op, count, sizes);
     const auto reduce = [&](auto stored, auto sent) {
       using S = typename decltype(stored)::type;
       using T = typename decltype(sent)::type;
@@ -384,8 +368,7 @@ al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
                    "broadcast of %lld bytes from rank %d of %d",
                    static_cast<long long>(bytes), root, group->world_size);
   return al_guard([&] {
-    const Call call("broadcast of " + std::to_string(bytes) +
-                    " bytes from rank " + std::to_string(root));
+    const Call call = Call::broadcast(bytes, root);
     return group->run(call, [&](uint32_t tag) {
       char nothing = 0;
       gloo::BroadcastOptions options(group->context);
@@ -404,8 +387,7 @@ al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
   return al_guard([&] {
     const int64_t* mine = counts ? counts : device_counts;
     std::vector<int64_t> sums(mine, mine + n);
-    const Call call("all_reduce of " + std::to_string(n) +
-                    (n == 1 ? " sample count" : " sample counts"));
+    const Call call = Call::counts(n);
     return group->run(call, [&](uint32_t tag) {
       all_reduce(group, tag, AL_SUM, sums.data(), n);
       *ticket = group->next_ticket++;
@@ -437,9 +419,19 @@ al_status al_count_totals(al_device*, al_group* group, int64_t ticket,
   });
 }
 
+al_status al_count_drop(al_group* group, int64_t ticket) {
+  return al_guard([&]() -> al_status {
+    std::lock_guard<std::mutex> lock(group->mutex);
+    if (group->counts.erase(ticket) == 0)
+      return al_fail(AL_INVALID_ARGUMENT, "no counts have the ticket %lld",
+                     static_cast<long long>(ticket));
+    return AL_OK;
+  });
+}
+
 al_status al_barrier(al_group* group) {
   return al_guard([&] {
-    return group->run(Call("barrier"), [&](uint32_t tag) {
+    return group->run(Call::barrier(), [&](uint32_t tag) {
       gloo::BarrierOptions options(group->context);
       options.setTag(tag);
       gloo::barrier(options);

@@ -4,7 +4,9 @@
  * of whatever uses it next.
  */
 #include <cstdio>
+#include <thread>
 
+#include "closing.h"
 #include "device.cuh"
 #include "dlpack.h"
 
@@ -18,13 +20,6 @@ int attribute(cudaDeviceAttr name, int ordinal) {
   int value = 0;
   AL_CHECK(cudaDeviceGetAttribute(&value, name, ordinal));
   return value;
-}
-
-/** Of collectives: their few blocks are not to queue behind those of a loss. */
-int highest_priority() {
-  int least = 0, greatest = 0;
-  AL_CHECK(cudaDeviceGetStreamPriorityRange(&least, &greatest));
-  return greatest;
 }
 
 /** A task has a block at least, whatever its share of the grid. */
@@ -64,7 +59,6 @@ al_device::al_device(int ordinal)
       processors(attribute(cudaDevAttrMultiProcessorCount, ordinal)),
       pool(atomloss::MemoryPool::of(ordinal)),
       compute(atomloss::new_stream(0)),
-      transfer(atomloss::new_stream(highest_priority())),
       partials(atomloss::new_device_memory<atomloss::Partial>(
           most_blocks(processors))),
       values(
@@ -112,22 +106,42 @@ al_status al_device_open(int32_t ordinal, al_device** out) {
 }
 
 al_status al_device_close(al_device* device) {
-  const al_status failed = al_guard([&]() -> al_status {
+  atomloss::release(device);
+  return AL_OK;
+}
+
+namespace {
+
+/** In any case: what it has of a broken GPU ends as far as it can. */
+void end_device(al_device* device) {
+  al_guard([&]() -> al_status {
     const CurrentDevice current(device->ordinal);
-    wait_for(device->transfer);
     wait_for(device->compute);
     return AL_OK;
   });
-  // In any case: what it has of a broken GPU ends as far as it can.
   delete device;
-  return failed;
+}
+
+}  // namespace
+
+void atomloss::release(al_device* device) {
+  if (--device->holders > 0) return;
+  if (cudaStreamQuery(device->compute) != cudaErrorNotReady) {
+    end_device(device);
+    return;
+  }
+  // Not by the caller, who may be an event loop and would wait for the GPU.
+  begin_closing();
+  std::thread([device] {
+    end_device(device);
+    end_closing();
+  }).detach();
 }
 
 al_status al_synchronize(al_device* device) {
   return al_guard([&]() -> al_status {
     const CurrentDevice current(device->ordinal);
     wait_for(device->compute);
-    wait_for(device->transfer);
     device->check_failure();
     return AL_OK;
   });

@@ -5,6 +5,7 @@
 #ifndef ATOMLOSS_CUDA_DEVICE_CUH
 #define ATOMLOSS_CUDA_DEVICE_CUH
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -34,9 +35,9 @@ struct al_device {
   const int ordinal;
   const int processors; /* streaming multiprocessors */
   const std::shared_ptr<atomloss::MemoryPool> pool;
-  const atomloss::Stream compute;  /* losses, copies, products, steps, in call
-                                      order */
-  const atomloss::Stream transfer; /* collectives */
+  const atomloss::Stream compute; /* losses, copies, products, steps, in call
+                                     order */
+  std::atomic<int> holders{1};    /* whoever opened it, and its groups */
 
   /* Shared with exported tensors, which may outlive the device. */
   const std::shared_ptr<atomloss::BlockCache> blocks =
@@ -81,6 +82,26 @@ namespace atomloss {
 
 /** Throws if there is no such GPU, or this library has no code for it. */
 void require_gpu(int32_t ordinal);
+
+/** Gives up a hold on a device; with the last one it ends, when its work has.
+ */
+void release(al_device* device);
+
+/** A device that stays until the end of a scope, also when it is closed. */
+class HeldDevice {
+ public:
+  explicit HeldDevice(al_device* device) : device_(device) {
+    ++device->holders;
+  }
+  ~HeldDevice() { release(device_); }
+  HeldDevice(const HeldDevice&) = delete;
+  HeldDevice& operator=(const HeldDevice&) = delete;
+  al_device* get() const { return device_; }
+  al_device* operator->() const { return device_; }
+
+ private:
+  al_device* device_;
+};
 
 }  // namespace atomloss
 
