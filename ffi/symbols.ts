@@ -58,6 +58,11 @@ export const symbols = {
     result: status,
   },
   al_memory_state: { parameters: [device, /* state */ host], result: status },
+  al_release_memory: {
+    parameters: [device],
+    result: status,
+    nonblocking: true,
+  },
 
   // memory
   al_alloc: {

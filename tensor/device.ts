@@ -1,6 +1,7 @@
 /** Devices: where tensors live and losses are computed. */
 import {
   ArgumentError,
+  AtomlossError,
   BuildError,
   DeviceError,
   DisposedError,
@@ -18,7 +19,10 @@ export interface MemoryState {
   readonly tensors: number;
   /** Their bytes. */
   readonly used: number;
-  /** Bytes of freed blocks kept for reuse. */
+  /**
+   * Bytes of freed memory kept for reuse, on a GPU also what the devices of this
+   * process have of it together; see {@linkcode Device.releaseMemory}.
+   */
   readonly cached: number;
   /** Bytes that the device has free. */
   readonly free: number;
@@ -154,9 +158,27 @@ export class Device {
     const native = new NativeHandle(
       library,
       handle[0]!,
-      ({ handle }) => library.check(library.symbols.al_device_close(handle)),
+      ({ handle }) => Device.#close(library, handle),
     );
     return new Device(backend, ordinal, native);
+  }
+
+  /**
+   * Frees the native side. An error here would hide the one that a `using`
+   * block ends with, and be uncaught in a finalizer.
+   */
+  static #close(
+    library: Library,
+    handle: NonNullable<Deno.PointerValue>,
+  ): void {
+    try {
+      library.check(library.symbols.al_device_close(handle));
+    } catch (error) {
+      if (!(error instanceof AtomlossError)) throw error;
+      console.error(
+        `atomloss: a device failed before it was disposed: ${error.message}`,
+      );
+    }
   }
 
   /**
@@ -289,7 +311,39 @@ export class Device {
     return { tensors: tensors!, used: used!, cached: cached!, free: free! };
   }
 
-  /** Frees the device and every tensor on it. Safe to call again. */
+  /**
+   * Gives memory that was freed and is kept for reuse back to the system, on a
+   * GPU also that of other devices of this process on it: for other processes,
+   * or before something that is larger than all before. The device keeps no
+   * more than was in use at once. Waits for what was enqueued; does not block
+   * the event loop.
+   *
+   * @throws {DeviceError} if the device fails.
+   * @throws {DisposedError} if the device was disposed.
+   *
+   * @example
+   * ```ts
+   * import { Device } from "@atomloss/atomloss";
+   *
+   * using device = await Device.open("cpu");
+   * device.zeros([1000, 3]).dispose();
+   * await device.releaseMemory();
+   * console.log(device.memory.cached); // 0
+   * ```
+   */
+  async releaseMemory(): Promise<void> {
+    const native = friend(this);
+    const { library, handle } = native;
+    library.check(
+      await native.onThread(() => library.symbols.al_release_memory(handle)),
+    );
+  }
+
+  /**
+   * Frees the device and every tensor on it. Safe to call again. Does not
+   * throw: of a GPU that has failed it frees what it can, and says so in one
+   * line on the standard error.
+   */
   [Symbol.dispose](): void {
     registry.unregister(this);
     this.#native.close();
