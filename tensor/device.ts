@@ -10,6 +10,7 @@ import { type Backend, Library } from "../ffi/library.ts";
 import { NativeHandle } from "../ffi/native_handle.ts";
 import { whyNoGpu } from "../ffi/nvidia_driver.ts";
 import type { DType, TensorData } from "./dtype.ts";
+import { HeldMemory } from "./held_memory.ts";
 import { Tensor, type WrapOptions } from "./tensor.ts";
 import type { Shape } from "./shape.ts";
 
@@ -77,6 +78,7 @@ const registry = new FinalizationRegistry<NativeHandle>((native) =>
 );
 
 let friend: (device: Device) => NativeHandle;
+let heldBy: (device: Device) => HeldMemory;
 
 /**
  * A place for tensors and computation: the CPU or one NVIDIA GPU.
@@ -99,8 +101,10 @@ export class Device {
   /** "cpu" or "cuda". */
   readonly type: "cpu" | "cuda";
   readonly #native: NativeHandle;
+  readonly #held: HeldMemory;
 
   static {
+    heldBy = (device) => device.#held;
     friend = (device) => {
       if (device.#native.closed) {
         throw new DisposedError(`device ${device.name} was disposed`);
@@ -113,6 +117,7 @@ export class Device {
     this.type = type;
     this.name = type === "cpu" ? "cpu" : `${type}:${ordinal}`;
     this.#native = native;
+    this.#held = new HeldMemory(this.name);
     registry.register(this, native, this);
   }
 
@@ -370,4 +375,9 @@ export function streamOf({ library, handle }: NativeHandle): Deno.PointerValue {
 /** The native side of a device. Throws if it was disposed. */
 export function nativeOf(device: Device): NativeHandle {
   return friend(device);
+}
+
+/** The account of what the tensors of a device hold. */
+export function heldOf(device: Device): HeldMemory {
+  return heldBy(device);
 }

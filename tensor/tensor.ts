@@ -4,11 +4,12 @@ import {
   DeviceError,
   DisposedError,
   DTypeError,
+  OutOfMemoryError,
   ShapeError,
 } from "../errors.ts";
 import type { NativeHandle } from "../ffi/native_handle.ts";
 import { addressFrom } from "../ffi/pointer.ts";
-import { type Device, nativeOf } from "./device.ts";
+import { type Device, heldOf, nativeOf } from "./device.ts";
 import {
   checkArray,
   checkDType,
@@ -19,23 +20,29 @@ import {
   type TensorData,
 } from "./dtype.ts";
 import { type DLPackOptions, lendDLPack, readDLPack } from "./dlpack.ts";
-import { equalShapes, formatShape, type Shape, shapeSize } from "./shape.ts";
-
-type Pointer = NonNullable<Deno.PointerValue>;
+import type { HeldMemory } from "./held_memory.ts";
+import {
+  equalShapes,
+  formatShape,
+  frozen,
+  type Shape,
+  shapeSize,
+} from "./shape.ts";
 
 /** What is freed, by the last tensor that shares it or by the finalizer. */
 interface Block {
   readonly native: NativeHandle;
-  readonly pointer: Pointer;
-  /** Of memory that another library owns; absent: a block of ours. */
-  readonly loan?: Loan;
+  readonly address: bigint;
+  /** Of memory that another library owns; undefined: a block of ours. */
+  readonly loan: Loan | undefined;
+  /** Of a block of ours: its bytes, and the account that they are in. */
+  readonly bytes: number;
+  readonly held: HeldMemory | undefined;
 }
 
 /** A block as its tensors hold it: garbage when none of them is left. */
 interface Memory {
   readonly block: Block;
-  /** Address of the block. */
-  readonly begin: bigint;
   /** Tensors that share it and are not disposed. */
   owners: number;
   /**
@@ -60,28 +67,29 @@ export interface WrapOptions {
   keep?: object;
 }
 
-function free({ native, pointer, loan }: Block): void {
+function free({ native, address, loan, bytes, held }: Block): void {
   if (loan !== undefined) {
     loan.giveBack?.(native);
     return;
   }
+  held?.remove(bytes);
   // A device that is gone has freed its memory already.
   if (native.released) return;
-  native.library.check(native.library.symbols.al_free(native.handle, pointer));
+  native.library.check(native.library.symbols.al_free(native.handle, address));
 }
 
 /** Frees blocks whose tensors were never disposed. */
 const registry = new FinalizationRegistry<Block>(free);
 
 /** Memory that a first tensor owns. */
-function own(block: Block, begin: bigint, keep?: object): Memory {
-  const memory = { block, begin, owners: 1, keep };
+function own(block: Block, keep?: object): Memory {
+  const memory = { block, owners: 1, keep };
   registry.register(memory, block, memory);
   return memory;
 }
 
 /** Receives the address of a new block; calls are synchronous, one is enough. */
-const address = new BigUint64Array(1);
+const newAddress = new BigUint64Array(1);
 
 /** Bytes of al_loss_result, and where it says more than the value. */
 export const RESULT_BYTES = 16;
@@ -93,7 +101,8 @@ export type ResultListener = (remarks: bigint) => void;
 let friend: {
   listen: (tensor: Tensor, listener: ResultListener) => void;
   loan: (tensor: Tensor) => Loan | undefined;
-  begin: (tensor: Tensor) => bigint;
+  address: (tensor: Tensor) => bigint;
+  isApart: (a: Tensor, b: Tensor) => boolean;
   part: (tensor: Tensor, shape: Shape, offset: number) => Tensor;
 };
 
@@ -125,8 +134,10 @@ export class Tensor {
   /** Number of elements. */
   readonly size: number;
   #memory: Memory | undefined;
-  /** Bytes before the first element in the block. */
-  readonly #offset: number;
+  /** Of the first element. */
+  readonly #address: bigint;
+  /** The same as an object, once somebody asks for it. */
+  #pointer: NonNullable<Deno.PointerValue> | undefined;
   #listener: ResultListener | undefined;
 
   static {
@@ -135,7 +146,16 @@ export class Tensor {
         tensor.#listener = listener;
       },
       loan: (tensor) => tensor.#open().block.loan,
-      begin: (tensor) => tensor.#begin(),
+      address: (tensor) => {
+        tensor.#open();
+        return tensor.#address;
+      },
+      // Two blocks of ours never overlap; memory of others may be one of ours.
+      isApart: (a, b) => {
+        const first = a.#open(), second = b.#open();
+        return first !== second && first.block.loan === undefined &&
+          second.block.loan === undefined;
+      },
       part: (tensor, shape, offset) => tensor.#part(shape, offset),
     };
   }
@@ -146,14 +166,14 @@ export class Tensor {
     shape: Shape,
     size: number,
     memory: Memory,
-    offset = 0,
+    address = memory.block.address,
   ) {
     this.device = device;
     this.dtype = dtype;
     this.shape = shape;
     this.size = size;
     this.#memory = memory;
-    this.#offset = offset;
+    this.#address = address;
   }
 
   /**
@@ -167,17 +187,20 @@ export class Tensor {
     const bytes = size * dtypeBytes(checkDType(dtype));
     const native = nativeOf(device);
     const { library, handle } = native;
-    library.check(library.symbols.al_alloc(handle, BigInt(bytes), address));
-    const begin = address[0]!;
-    const pointer = Deno.UnsafePointer.create(begin)!;
-    const memory = own({ native, pointer }, begin);
-    return new Tensor(
-      device,
-      dtype,
-      Object.freeze([...shape]),
-      size,
-      memory,
-    );
+    const held = heldOf(device);
+    const status = library.symbols.al_alloc(handle, BigInt(bytes), newAddress);
+    if (status !== 0) {
+      try {
+        library.check(status);
+      } catch (error) {
+        if (!(error instanceof OutOfMemoryError)) throw error;
+        throw new OutOfMemoryError(`${error.message}; ${held.advice}`);
+      }
+    }
+    const address = newAddress[0]!;
+    held.add(bytes, () => device.memory.free);
+    const memory = own({ native, address, loan: undefined, bytes, held });
+    return new Tensor(device, dtype, frozen(shape), size, memory);
   }
 
   /** A tensor over memory that another library owns. See `device.wrap`. */
@@ -261,26 +284,17 @@ export class Tensor {
       );
     }
     // Without elements any address will do, and null is not one.
-    const begin = given || BigInt(width);
-    if (begin % BigInt(width) !== 0n) {
+    const address = given || BigInt(width);
+    if (address % BigInt(width) !== 0n) {
       throw new ArgumentError(
         `the memory of ${what} is at 0x${
-          begin.toString(16)
+          address.toString(16)
         }, expected an address that is a multiple of ${width}`,
       );
     }
-    const memory = own(
-      { native, pointer: Deno.UnsafePointer.create(begin)!, loan },
-      begin,
-      keep,
-    );
-    return new Tensor(
-      device,
-      dtype,
-      Object.freeze([...shape]),
-      size,
-      memory,
-    );
+    const block = { native, address, loan, bytes: 0, held: undefined };
+    const memory = own(block, keep);
+    return new Tensor(device, dtype, frozen(shape), size, memory);
   }
 
   /** A tensor of zeros. See `device.zeros`. */
@@ -356,10 +370,10 @@ export class Tensor {
     return new Tensor(
       this.device,
       this.dtype,
-      Object.freeze([...shape]),
+      frozen(shape),
       shapeSize(shape),
       memory,
-      this.#offset + offset,
+      this.#address + BigInt(offset),
     );
   }
 
@@ -376,15 +390,8 @@ export class Tensor {
    * @throws {DisposedError} if the tensor or its device was disposed.
    */
   get pointer(): NonNullable<Deno.PointerValue> {
-    const { block } = this.#open();
-    return this.#offset === 0
-      ? block.pointer
-      : Deno.UnsafePointer.create(this.#begin())!;
-  }
-
-  #begin(): bigint {
-    const { begin } = this.#open();
-    return this.#offset === 0 ? begin : begin + BigInt(this.#offset);
+    this.#open();
+    return this.#pointer ??= Deno.UnsafePointer.create(this.#address)!;
   }
 
   #open(): Memory {
@@ -483,7 +490,7 @@ export class Tensor {
     if (source instanceof Tensor) {
       checkLike(this, source, "the source of copy_");
       if (
-        this.#begin() !== source.#begin() && overlap(this, source)
+        addressOf(this) !== addressOf(source) && overlap(this, source)
       ) {
         throw new ArgumentError("the source of copy_ overlaps the destination");
       }
@@ -546,20 +553,20 @@ export class Tensor {
    * ```
    */
   toDLPack(options: DLPackOptions = {}): NonNullable<Deno.PointerValue> {
-    const { native, pointer, loan } = this.#open().block;
+    const { native, address, loan } = this.#open().block;
     if (loan !== undefined) {
       throw new ArgumentError(
         `${this} is memory of another library, expected a tensor of this ` +
           "package to export: copy it with copy_ first",
       );
     }
-    if (this.#offset !== 0) {
+    if (this.#address !== address) {
       throw new ArgumentError(
         `${this} is a part of a larger block, expected a tensor with one of its ` +
           "own to export: copy it with copy_ first",
       );
     }
-    return lendDLPack(native, pointer, this.shape, this.dtype, options);
+    return lendDLPack(native, this.pointer, this.shape, this.dtype, options);
   }
 
   /**
@@ -636,8 +643,9 @@ export function checkLike(tensor: Tensor, other: Tensor, what: string): void {
  * tensor is another object on the same memory.
  */
 function overlap(a: Tensor, b: Tensor): boolean {
-  const first = friend.begin(a);
-  const second = friend.begin(b);
+  if (friend.isApart(a, b)) return false;
+  const first = friend.address(a);
+  const second = friend.address(b);
   return first < second + BigInt(b.byteLength) &&
     second < first + BigInt(a.byteLength);
 }
@@ -707,7 +715,7 @@ export function onResult(result: Tensor, listener: ResultListener): void {
 
 /** Address of the first element. Throws if the tensor was disposed. */
 export function addressOf(tensor: Tensor): bigint {
-  return friend.begin(tensor);
+  return friend.address(tensor);
 }
 
 /** A tensor on a part of another's memory: its elements from so many bytes on. */

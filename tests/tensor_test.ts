@@ -207,8 +207,42 @@ testOnDevices(
     const error = assertThrows(() => device.empty([2 ** 50]), OutOfMemoryError);
     assert(error.message.includes(String(2 ** 52)), error.message);
     assert(error.message.includes("free"), error.message);
+    assert(/0 tensors hold 0.0 MB of \S+\./.test(error.message), error.message);
+    assert(error.message.includes("`using`"), error.message);
     using fine = device.tensor(new Float32Array([1]));
     assertEquals(await fine.item(), 1);
+  },
+);
+
+testOnDevices(
+  "tensors that are never disposed are told of, once, before memory is out",
+  (device) => {
+    const warnings: string[] = [];
+    const { warn } = console;
+    console.warn = (text: string) => warnings.push(text);
+    try {
+      // The pages are not touched: on a CPU they take nothing.
+      const { free } = device.memory;
+      const size = Math.ceil(free / 10 / 4);
+      const kept = [];
+      for (let i = 0; i < 3; i++) kept.push(device.empty([size]));
+      for (let i = 0; i < 30; i++) device.empty([size]).dispose();
+      assertEquals(warnings, []);
+      while (warnings.length === 0 && kept.length < 20) {
+        kept.push(device.empty([size]));
+      }
+      // Half of what there was, or, where pages are not touched, all of it.
+      assert(kept.length >= 5 && kept.length <= 14, `${kept.length} tensors`);
+      const [warning] = warnings;
+      assert(warning!.includes(`${kept.length} tensors hold`), warning);
+      assert(warning!.includes("`using`"), warning);
+      assert(warning!.includes(`of ${device.name}`), warning);
+      kept.push(device.empty([10]));
+      assertEquals(warnings.length, 1);
+      for (const tensor of kept) tensor.dispose();
+    } finally {
+      console.warn = warn;
+    }
   },
 );
 

@@ -1,12 +1,11 @@
 /** The CPU as a device: its memory, and calls that are done when they return.
  */
-#include <unistd.h>
-
 #include <cstdlib>
 #include <cstring>
 
 #include "block_cache.h"
 #include "dlpack.h"
+#include "free_memory.h"
 #include "parallel.h"
 #include "status.h"
 #include "stream.h"
@@ -25,11 +24,6 @@ constexpr int64_t kCacheLimit = int64_t{2} << 30;
 
 /** Bytes that one thread copies at a time. */
 constexpr int64_t kCopyBlock = 1 << 18;
-
-int64_t free_bytes() {
-  return static_cast<int64_t>(sysconf(_SC_AVPHYS_PAGES)) *
-         sysconf(_SC_PAGESIZE);
-}
 
 }  // namespace
 
@@ -91,7 +85,7 @@ atomloss::Lender atomloss::lender(al_device* device) {
 
 al_status al_memory_state(al_device* device, int64_t* state) {
   device->blocks->state(state);
-  state[3] = free_bytes();
+  state[3] = atomloss::free_memory();
   return AL_OK;
 }
 
@@ -119,7 +113,7 @@ al_status al_alloc(al_device* device, int64_t bytes, void** memory) {
         return al_fail(AL_OUT_OF_MEMORY,
                        "out of memory: %lld bytes asked, %lld bytes free",
                        static_cast<long long>(bytes),
-                       static_cast<long long>(free_bytes()));
+                       static_cast<long long>(atomloss::free_memory()));
       device->blocks->add(block, size);
     }
     *memory = block;
