@@ -43,6 +43,7 @@ const HEADERS = [
   "cuda/loss_kernels.cuh",
   "cuda/memory_pool.cuh",
   "cuda/metrics_kernels.cuh",
+  "cuda/ordered_keys.cuh",
   "cuda/owners.cuh",
   "cuda/packed.cuh",
   "cuda/reduce_kernels.cuh",

@@ -11,6 +11,9 @@
 
 #include "cuda/closing.h"
 #include "cuda/group.cuh"
+#include "cuda/ordered_keys.cuh"
+#include "cuda/scoped_block.cuh"
+#include "dispatch.h"
 
 using namespace atomloss;
 
@@ -72,6 +75,53 @@ ncclRedOp_t nccl_op(int32_t op) {
     default:
       return ncclSum;
   }
+}
+
+/* ---- all-reduce ----------------------------------------------------------*/
+
+/** In place, of all buffers as one collective. */
+ncclResult_t all_reduce(al_group* group, ncclDataType_t type, int32_t op,
+                        int32_t count, void* const* buffers,
+                        const int64_t* sizes) {
+  const auto is_taken = [](ncclResult_t code) {
+    return code == ncclSuccess || code == ncclInProgress;
+  };
+  ncclResult_t code = ncclGroupStart();
+  if (code != ncclSuccess) return code;
+  for (int32_t i = 0; i < count && is_taken(code); ++i)
+    code = ncclAllReduce(buffers[i], buffers[i], static_cast<size_t>(sizes[i]),
+                         type, nccl_op(op), group->communicator, group->stream);
+  // In any case: a group left open would swallow all later collectives.
+  const ncclResult_t end = ncclGroupEnd();
+  return is_taken(code) ? end : code;
+}
+
+/** The largest or smallest, which is NaN if any is. */
+template <class S>
+void reduce_by_keys(al_group* group, const Call& call, int32_t op,
+                    int32_t count, void* const* buffers, const int64_t* sizes,
+                    int64_t total) {
+  using Key = OrderedKey<S>;
+  al_device* const device = group->device.get();
+  const ScopedBlock block(device, total * static_cast<int64_t>(sizeof(Key)));
+  Key* const keys = static_cast<Key*>(block.memory());
+  Key* next = keys;
+  for (int32_t i = 0; i < count; next += sizes[i++])
+    if (sizes[i] > 0)
+      launch_keys(to_keys<S>, sizes[i], device->compute,
+                  static_cast<const S*>(buffers[i]), sizes[i], op == AL_MAX,
+                  next);
+  void* const sent = keys;
+  group->enqueue(call, Order::kBetween, [&] {
+    return all_reduce(group, sizeof(Key) == 8 ? ncclInt64 : ncclInt32, op, 1,
+                      &sent, &total);
+  });
+  next = keys;
+  for (int32_t i = 0; i < count; next += sizes[i++])
+    if (sizes[i] > 0)
+      launch_keys(from_keys<S>, sizes[i], device->compute,
+                  static_cast<const Key*>(next), sizes[i],
+                  static_cast<S*>(buffers[i]));
 }
 
 }  // namespace
@@ -161,21 +211,19 @@ al_status al_all_reduce(al_group* group, int32_t dtype, int32_t op,
   return al_guard([&]() -> al_status {
     const ncclDataType_t type = nccl_type(dtype);
     const Call call = Call::all_reduce(dtype, op, count, sizes);
-    const auto is_taken = [](ncclResult_t code) {
-      return code == ncclSuccess || code == ncclInProgress;
-    };
-    const auto reduce = [&] {
-      ncclResult_t code = ncclGroupStart();
-      if (code != ncclSuccess) return code;
-      for (int32_t i = 0; i < count && is_taken(code); ++i)
-        code = ncclAllReduce(buffers[i], buffers[i],
-                             static_cast<size_t>(sizes[i]), type, nccl_op(op),
-                             group->communicator, group->stream);
-      // In any case: a group left open would swallow all later collectives.
-      const ncclResult_t end = ncclGroupEnd();
-      return is_taken(code) ? end : code;
-    };
-    group->run(call, [&] { group->enqueue(call, Order::kBetween, reduce); });
+    group->run(call, [&] {
+      if ((op == AL_MAX || op == AL_MIN) && total > 0 && dtype < AL_INT32) {
+        with_float_type(dtype, [&](auto stored) {
+          using S = typename decltype(stored)::type;
+          reduce_by_keys<S>(group, call, op, count, buffers, sizes, total);
+          return AL_OK;
+        });
+        return;
+      }
+      group->enqueue(call, Order::kBetween, [&] {
+        return all_reduce(group, type, op, count, buffers, sizes);
+      });
+    });
     return AL_OK;
   });
 }

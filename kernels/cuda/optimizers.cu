@@ -6,13 +6,13 @@
  * the launch: a step that fails has changed nothing.
  */
 #include <cub/block/block_reduce.cuh>
-#include <optional>
 #include <vector>
 
 #include "device.cuh"
 #include "dispatch.h"
 #include "optimizer_ops.h"
 #include "packed.cuh"
+#include "scoped_block.cuh"
 
 namespace atomloss {
 namespace {
@@ -301,10 +301,10 @@ class Launch {
     table_.part = round_up(share > kMinPart ? share : kMinPart, kAlign);
     if (far.empty() || elements == 0) return;
     const auto bytes = static_cast<int64_t>(far.size() * sizeof(Entry));
-    memory_.emplace(device, bytes);
-    if (al_status bad = al_upload(device, memory_->memory(), far.data(), bytes))
+    memory_ = ScopedBlock(device, bytes);
+    if (al_status bad = al_upload(device, memory_.memory(), far.data(), bytes))
       throw al_error(bad);
-    table_.far = static_cast<const Entry*>(memory_->memory());
+    table_.far = static_cast<const Entry*>(memory_.memory());
   }
 
   const Table& table() const { return table_; }
@@ -314,7 +314,7 @@ class Launch {
 
  private:
   Table table_ = {};
-  std::optional<ScopedBlock> memory_;
+  ScopedBlock memory_; /* of table_.far */
 };
 
 template <class Rule>
