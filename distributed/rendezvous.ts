@@ -1,5 +1,6 @@
 /** How the replicas of a job find each other: everybody publishes, everybody reads. */
 import { RendezvousError } from "../errors.ts";
+import { interfaceAddress } from "./addresses.ts";
 import type { Place } from "./environment.ts";
 import { StoreClient } from "./store_client.ts";
 import { StoreServer } from "./store_server.ts";
@@ -80,7 +81,7 @@ export class Rendezvous {
     const key = JSON.stringify([secret ?? "", place.job]);
     const deadline = performance.now() + timeout;
     const server = place.rank === 0
-      ? StoreServer.listen(place.masterAddr, place.storePorts, key)
+      ? await StoreServer.listen(place.masterAddr, place.storePorts, key)
       : undefined;
     let client: StoreClient | undefined;
     try {
@@ -107,9 +108,16 @@ export class Rendezvous {
     }
   }
 
-  /** Address of this host that the other replicas can reach. */
+  /**
+   * Address of this host that the other replicas can reach: that of the
+   * interface which ATOMLOSS_INTERFACE names, or the end of the way to rank 0.
+   *
+   * @throws {LaunchError} if there is no such interface.
+   */
   get localAddress(): string {
-    return this.#client.localAddress;
+    const { localAddress } = this.#client;
+    const name = Deno.env.get("ATOMLOSS_INTERFACE");
+    return name ? interfaceAddress(name, localAddress) : localAddress;
   }
 
   /** Says who this is, so that contradictions come out. */
@@ -165,10 +173,12 @@ export class Rendezvous {
   /** Why replicas of other hosts cannot come, if rank 0 knows. */
   #hint(): string {
     const { masterAddr } = this.#place;
-    const address = this.#server?.address ?? masterAddr;
+    const addresses = this.#server?.addresses ?? [masterAddr];
     // Debian calls a host 127.0.1.1 in its own /etc/hosts.
-    return isLoopback(address) && !isLoopback(masterAddr)
-      ? ` (MASTER_ADDR ${masterAddr} is ${address} on this host, which no other can reach: give its address in the network)`
+    return addresses.every(isLoopback) && !isLoopback(masterAddr)
+      ? ` (MASTER_ADDR ${masterAddr} is ${
+        addresses[0]
+      } on this host, which no other can reach: give its address in the network)`
       : "";
   }
 

@@ -1,5 +1,6 @@
 /** A replica's connection to the store of rank 0. */
 import { RendezvousError } from "../errors.ts";
+import { addressesOf, localAddressOf } from "./addresses.ts";
 import { closeQuietly, FrameConnection } from "./frames.ts";
 
 /** What a replica asks. Values are base64. */
@@ -44,15 +45,20 @@ export class StoreClient {
   readonly #frames: FrameConnection;
   readonly #deadline: number;
 
-  private constructor(frames: FrameConnection, deadline: number) {
+  private constructor(
+    frames: FrameConnection,
+    deadline: number,
+    hostname: string,
+  ) {
     this.#frames = frames;
     this.#deadline = deadline;
-    this.localAddress = (frames.conn.localAddr as Deno.NetAddr).hostname;
+    this.localAddress = localAddressOf(frames.conn, hostname);
   }
 
   /**
-   * Connects to the first of the ports where a store answers with the secret,
-   * trying again until the deadline: rank 0 may start later.
+   * Connects to the first of the host's addresses and of the ports where a store
+   * answers with the secret, trying again until the deadline: rank 0 may start
+   * later, and its name be known later.
    *
    * @param deadline Time by performance.now().
    * @throws {RendezvousError} if there is none until then.
@@ -66,19 +72,23 @@ export class StoreClient {
     let reason = "";
     for (let pause = FIRST_PAUSE;; pause = Math.min(2 * pause, LONGEST_PAUSE)) {
       let listens = false;
-      for (const port of ports) {
-        const result = await StoreClient.#attempt(
-          hostname,
-          port,
-          secret,
-          deadline,
-        );
-        if (result instanceof StoreClient) return result;
-        // What something that listens did tells more than that others do not.
-        if (result.listens || !listens) {
-          reason = `port ${port}: ${result.reason}`;
+      const addresses = await addressesOf(hostname);
+      for (const address of addresses) {
+        for (const port of ports) {
+          const result = await StoreClient.#attempt(
+            address,
+            port,
+            secret,
+            deadline,
+          );
+          if (result instanceof StoreClient) return result;
+          // What something that listens did tells more than that others do not.
+          if (result.listens || !listens) {
+            const at = addresses.length > 1 ? `${address} ` : "";
+            reason = `${at}port ${port}: ${result.reason}`;
+          }
+          listens ||= result.listens;
         }
-        listens ||= result.listens;
       }
       if (performance.now() + pause >= deadline) break;
       await new Promise((next) => setTimeout(next, pause));
@@ -120,6 +130,7 @@ export class StoreClient {
       const client = new StoreClient(
         await FrameConnection.handshake(conn, secret, false, left()),
         deadline,
+        hostname,
       );
       // The store shows that it knows the secret by answering.
       await client.#request({ op: "get", keys: [""], wait: 0 });

@@ -1,5 +1,6 @@
 /** The key-value store that rank 0 serves while the replicas find each other. */
 import { RendezvousError } from "../errors.ts";
+import { addressesOf } from "./addresses.ts";
 import {
   closeQuietly,
   FrameConnection,
@@ -34,21 +35,53 @@ function parseRequest(payload: Uint8Array): Request {
 }
 
 /**
- * A write-once key-value store on one address and port.
+ * Listens on a port of all the addresses that are this host's; undefined if
+ * another program has it.
+ */
+function listenOn(
+  hostnames: readonly string[],
+  port: number,
+): Deno.TcpListener[] | undefined {
+  const listeners: Deno.TcpListener[] = [];
+  let failure: unknown;
+  for (const hostname of hostnames) {
+    if (listeners.some(({ addr }) => addr.hostname === hostname)) continue;
+    const options = { hostname, port: listeners[0]?.addr.port ?? port };
+    try {
+      listeners.push(Deno.listen(options));
+    } catch (error) {
+      failure ??= error;
+      if (!(error instanceof Deno.errors.AddrInUse)) continue;
+      for (const listener of listeners) listener.close();
+      return undefined;
+    }
+  }
+  if (listeners.length > 0) return listeners;
+  if (failure instanceof Deno.errors.NotCapable) throw failure;
+  throw new RendezvousError(
+    `rank 0 cannot listen on ${hostnames[0]}:${port}: ${
+      (failure as Error).message
+    }; MASTER_ADDR must be an address of its host`,
+    { cause: failure },
+  );
+}
+
+/**
+ * A write-once key-value store on a port of this host.
  *
  * A connection with the wrong secret, with garbage, with an oversized, half,
  * slow or repeated frame is dropped; the others are not disturbed.
  */
 export class StoreServer {
-  /** The address and the port it listens on. */
-  readonly address: string;
+  /** The addresses and the port it listens on. */
+  readonly addresses: readonly string[];
   readonly port: number;
-  readonly #listener: Deno.TcpListener;
+  readonly #listeners: readonly Deno.TcpListener[];
   readonly #secret: string;
   readonly #values = new Map<string, string>();
   readonly #waiting = new Map<string, Set<() => void>>();
   readonly #connections = new Set<Deno.Conn>();
-  readonly #served: Promise<void>;
+  readonly #served: Promise<unknown>;
   #strangers = 0;
   #stored = 0;
   /** Connections that have shown the secret, with the answer that is under way. */
@@ -57,41 +90,31 @@ export class StoreServer {
   /** Why it was closed, if the job cannot go on. */
   #failure: string | undefined;
 
-  private constructor(listener: Deno.TcpListener, secret: string) {
-    this.#listener = listener;
+  private constructor(listeners: readonly Deno.TcpListener[], secret: string) {
+    this.#listeners = listeners;
     this.#secret = secret;
-    this.address = listener.addr.hostname;
-    this.port = listener.addr.port;
-    this.#served = this.#accept();
+    this.addresses = listeners.map(({ addr }) => addr.hostname);
+    this.port = listeners[0]!.addr.port;
+    this.#served = Promise.all(listeners.map((each) => this.#accept(each)));
   }
 
   /**
    * Listens on the first of the ports that is free.
    *
-   * @param hostname Address to listen on, and no other.
+   * @param hostname Address to listen on, and no other; of a name all that are this host's.
    * @param ports Ports in the order of preference; 0 takes any.
    * @param secret The job's secret.
    * @throws {RendezvousError} if every port is taken, or the address is not this host's.
    */
-  static listen(
+  static async listen(
     hostname: string,
     ports: readonly number[],
     secret: string,
-  ): StoreServer {
+  ): Promise<StoreServer> {
+    const hostnames = await addressesOf(hostname);
     for (const port of ports) {
-      try {
-        return new StoreServer(Deno.listen({ hostname, port }), secret);
-      } catch (error) {
-        if (error instanceof Deno.errors.AddrInUse) continue;
-        if (error instanceof Deno.errors.NotCapable) throw error;
-        throw new RendezvousError(
-          `rank 0 cannot listen on ${hostname}:${port}: ${
-            (error as Error).message
-          }; ` +
-            "MASTER_ADDR must be an address of its host",
-          { cause: error },
-        );
-      }
+      const listeners = listenOn(hostnames, port);
+      if (listeners !== undefined) return new StoreServer(listeners, secret);
     }
     throw new RendezvousError(
       `rank 0 cannot listen on ${hostname}, port ${
@@ -100,11 +123,11 @@ export class StoreServer {
     );
   }
 
-  async #accept(): Promise<void> {
+  async #accept(listener: Deno.TcpListener): Promise<void> {
     while (!this.#closed) {
       let conn: Deno.Conn;
       try {
-        conn = await this.#listener.accept();
+        conn = await listener.accept();
       } catch {
         // Closed, or a connection that was gone before it was accepted.
         if (!this.#closed) {
@@ -229,7 +252,7 @@ export class StoreServer {
     if (this.#closed) return;
     this.#closed = true;
     this.#failure = failure;
-    this.#listener.close();
+    for (const listener of this.#listeners) listener.close();
     for (const wakes of [...this.#waiting.values()]) {
       for (const wake of [...wakes]) wake();
     }

@@ -40,6 +40,7 @@ export const SHARED_HEADERS: readonly string[] = [
   "defined_losses.h",
   "dispatch.h",
   "dlpack.h",
+  "link_address.h",
   "loss_ops.h",
   "loss_table.h",
   "matmul_sides.h",

@@ -11,6 +11,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "link_address.h"
+
 namespace atomloss {
 
 struct RollAnswer {
@@ -127,6 +129,7 @@ void RollCall::meet(int rank, const void* blob) {
     throw std::runtime_error("malformed address of rank " +
                              std::to_string(rank));
   memcpy(&peer.address, from + 20, length);
+  use_own_link(self_.address, &peer.address);
   peer.length = length;
   peer.known = true;
 }

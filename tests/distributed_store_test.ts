@@ -20,7 +20,7 @@ const soon = (ms = 10_000): number => performance.now() + ms;
 async function withStore(
   test: (server: StoreServer) => Promise<void>,
 ): Promise<void> {
-  const server = StoreServer.listen(HOST, [0], SECRET);
+  const server = await StoreServer.listen(HOST, [0], SECRET);
   try {
     await test(server);
   } finally {
@@ -209,15 +209,12 @@ Deno.test("a frame that is sent twice, or on another connection, does not pass",
 Deno.test("listen() says when the port is taken, and takes the next of several", () =>
   withStore(async (server) => {
     const error = await assertRejects(
-      () =>
-        Promise.resolve().then(() =>
-          StoreServer.listen(HOST, [server.port], SECRET)
-        ),
+      () => StoreServer.listen(HOST, [server.port], SECRET),
       RendezvousError,
       "taken by another program",
     );
     assertStringIncludes(error.message, `${HOST}, port ${server.port}`);
-    const second = StoreServer.listen(HOST, [server.port, 0], SECRET);
+    const second = await StoreServer.listen(HOST, [server.port, 0], SECRET);
     assert(second.port !== server.port);
     // A client looks through the same ports for the store with its secret.
     const client = await StoreClient.connect(
@@ -397,7 +394,7 @@ Deno.test("replicas are told why rank 0 gave up, whether they wait for it or not
 
 Deno.test("every reply that is under way is sent before a store closes", async () => {
   for (let i = 0; i < 20; i++) {
-    const server = StoreServer.listen(HOST, [0], SECRET);
+    const server = await StoreServer.listen(HOST, [0], SECRET);
     const clients = await Promise.all(
       Array.from({ length: 8 }, () => connect(server)),
     );

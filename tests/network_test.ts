@@ -79,8 +79,17 @@ async function cannot(make: () => Promise<AsyncDisposable>): Promise<boolean> {
 
 const ignore = await cannot(makeHosts);
 
-/** launch.ts with 2 replicas on each host. */
-function startJob(script: string, args: readonly string[]): LaunchedJob[] {
+/**
+ * launch.ts with 2 replicas on each host.
+ *
+ * @param masterAddr What the hosts call host 0, if not by its address.
+ */
+function startJob(
+  script: string,
+  args: readonly string[],
+  masterAddr: readonly string[] = HOSTS.map(() => HOSTS[0].address),
+  env: Record<string, string> = {},
+): LaunchedJob[] {
   return HOSTS.map(({ name }, rank) =>
     startProgram("ip", [
       ..."netns exec".split(" "),
@@ -90,10 +99,14 @@ function startJob(script: string, args: readonly string[]): LaunchedJob[] {
       ..."--node-rank".split(" "),
       String(rank),
       ..."--master-port 29555 --master-addr".split(" "),
-      HOSTS[0].address,
+      masterAddr[rank]!,
       script,
       ...args,
-    ], { ATOMLOSS_SECRET: "of this test alone", OMP_NUM_THREADS: "1" })
+    ], {
+      ATOMLOSS_SECRET: "of this test alone",
+      OMP_NUM_THREADS: "1",
+      ...env,
+    })
   );
 }
 
@@ -101,6 +114,7 @@ async function finished(jobs: readonly LaunchedJob[]): Promise<Finished[]> {
   return await Promise.all(jobs.map((job) => job.finished()));
 }
 
+const SUM = "tests/fixtures/sum_replica.ts";
 const TRAIN = "examples/train_potential.ts";
 const OPTIONS = "--device cpu --dtype float64 --steps 40 --batch 7".split(" ");
 
@@ -134,6 +148,87 @@ Deno.test({
       assertEquals(a.worldSize, 4);
       assertEquals(a.parameters, b.parameters);
     });
+  },
+});
+
+/** Adds up over the two hosts. */
+async function addUp(
+  masterAddr: readonly string[],
+  env: Record<string, string> = {},
+): Promise<void> {
+  const jobs = startJob(SUM, ["30000"], masterAddr, env);
+  const done = await finished(jobs);
+  const said = done.flatMap(({ code, stdout, stderr }) => {
+    assertEquals(code, 0, stderr);
+    return stdout.trim().split("\n");
+  });
+  assertEquals(said.sort(), [0, 1, 2, 3].map((rank) => `[rank ${rank}] 10`));
+}
+
+Deno.test({
+  name: "2 hosts meet at an address of IPv6 that is of their link alone",
+  ignore,
+  async fn(): Promise<void> {
+    (await Device.open("cpu")).dispose();
+    await using _hosts = await makeHosts();
+    // It has another name, and number, on each.
+    for (const [i, { name, link }] of HOSTS.entries()) {
+      await ip(`-n ${name} addr add fe80::a${i}/64 dev ${link} nodad`);
+    }
+    await addUp(HOSTS.map(({ link }) => `fe80::a0%${link}`));
+  },
+});
+
+Deno.test({
+  name:
+    "2 hosts meet at a name that each knows by addresses of which one leads there",
+  ignore,
+  async fn(): Promise<void> {
+    (await Device.open("cpu")).dispose();
+    await using _hosts = await makeHosts();
+    await using cleanup = new AsyncDisposableStack();
+    const names = [
+      // As Debian's installer writes it, and a second network.
+      `127.0.1.1 host0\n${HOSTS[0].address} host0\n`,
+      `${HOSTS[1].address} host0\n${HOSTS[0].address} host0\n`,
+    ];
+    for (const [i, { name }] of HOSTS.entries()) {
+      const folder = `/etc/netns/${name}`;
+      await Deno.mkdir(folder, { recursive: true });
+      cleanup.defer(() => Deno.remove(folder, { recursive: true }));
+      await Deno.writeTextFile(`${folder}/hosts`, names[i]!);
+    }
+    await addUp(HOSTS.map(() => "host0"));
+  },
+});
+
+Deno.test({
+  name:
+    "ATOMLOSS_INTERFACE takes the replicas' own connections to another network",
+  ignore,
+  async fn(): Promise<void> {
+    (await Device.open("cpu")).dispose();
+    await using _hosts = await makeHosts();
+    const [a, b] = HOSTS;
+    await ip(`link add ${a.link}x type veth peer name ${b.link}x`);
+    for (const [i, { name, link }] of HOSTS.entries()) {
+      await ip(`link set ${link}x netns ${name} name data0`);
+      await ip(`-n ${name} addr add 10.201.8.${i + 1}/24 dev data0`);
+      await ip(`-n ${name} link set data0 up`);
+    }
+    const sent = async (): Promise<number> => {
+      const { stdout } = await startProgram(
+        "ip",
+        `netns exec ${a.name} cat /sys/class/net/data0/statistics/tx_bytes`
+          .split(" "),
+      ).finished();
+      return Number(stdout);
+    };
+    await addUp(HOSTS.map(() => a.address));
+    const without = await sent();
+    await addUp(HOSTS.map(() => a.address), { ATOMLOSS_INTERFACE: "data0" });
+    assert(await sent() > without + 100_000);
+    assert(without < 10_000);
   },
 });
 

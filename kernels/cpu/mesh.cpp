@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "link_address.h"
 #include "watched_transport.h"
 
 namespace atomloss {
@@ -17,6 +18,18 @@ namespace {
 /** Space for one address in a blob, behind its length. */
 constexpr int64_t kAddressBytes = gloo::transport::Address::kMaxByteSize;
 constexpr int64_t kSlotBytes = sizeof(int64_t) + kAddressBytes;
+
+/** Gloo's form of a peer's address, which begins with that of its socket. */
+std::vector<char> on_own_link(const std::vector<char>& self,
+                              std::vector<char> peer) {
+  sockaddr_storage ours, theirs;
+  if (self.size() < sizeof ours || peer.size() < sizeof theirs) return peer;
+  memcpy(&ours, self.data(), sizeof ours);
+  memcpy(&theirs, peer.data(), sizeof theirs);
+  use_own_link(ours, &theirs);
+  memcpy(peer.data(), &theirs, sizeof theirs);
+  return peer;
+}
 
 }  // namespace
 
@@ -66,7 +79,9 @@ void Mesh::connect(const char* blobs, int64_t stride) {
                               std::to_string(peer));
     const char* bytes = slot + sizeof length;
     try {
-      getPair(peer)->connect(std::vector<char>(bytes, bytes + length));
+      const auto& pair = getPair(peer);
+      pair->connect(on_own_link(pair->address().bytes(),
+                                std::vector<char>(bytes, bytes + length)));
       transport_->connected(peer);
     } catch (const gloo::Exception& error) {
       throw std::runtime_error("rank " + std::to_string(peer) + ": " +
