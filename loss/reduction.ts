@@ -94,12 +94,21 @@ export function valueAndGrad(
   const grad = outputTensor(device, shape, dtype, out?.grad, inputs);
   inputs.push(grad);
   const value = resultTensor(device, valueDType(dtype), out?.value, inputs);
-  return {
-    value,
-    grad,
-    [Symbol.dispose](): void {
-      value.dispose();
-      grad.dispose();
-    },
-  };
+  return new Written(value, grad);
+}
+
+/** A class, as an object with a method of its own takes 0.2 us to make. */
+class Written implements ValueAndGrad {
+  readonly value: Tensor;
+  readonly grad: Tensor;
+
+  constructor(value: Tensor, grad: Tensor) {
+    this.value = value;
+    this.grad = grad;
+  }
+
+  [Symbol.dispose](): void {
+    this.value.dispose();
+    this.grad.dispose();
+  }
 }
