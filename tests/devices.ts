@@ -1,9 +1,40 @@
-/** Runs tests on every device: the same test with "cuda", skipped by name where there is no GPU. */
+/**
+ * Runs tests on every device: the same test with "cpu" and "cuda". "cuda" is a
+ * GPU where there is one; elsewhere it is the stand-in (cuda_platform/), on which
+ * a test also fails if that reports a race or a wrong access. ATOMLOSS_TEST_CUDA=0
+ * skips these tests, by name.
+ */
+import { assertEquals } from "@std/assert";
 import { whyNoGpu } from "../ffi/nvidia_driver.ts";
 import { Device } from "../mod.ts";
+import { StandIn } from "./cuda_platform/control.ts";
+import { buildToolkit, environmentOf } from "./cuda_platform/toolkit.ts";
 
 /** Whether this machine has an NVIDIA GPU with a driver. */
 export const hasGpu: boolean = await whyNoGpu() === undefined;
+
+/** The stand-in, where it takes the place of a GPU. */
+export const standIn: StandIn | undefined = await openStandIn();
+
+/** Whether "cuda" can be tested. */
+export const hasCuda: boolean = hasGpu || standIn !== undefined;
+
+async function openStandIn(): Promise<StandIn | undefined> {
+  if (hasGpu || Deno.env.get("ATOMLOSS_TEST_CUDA") !== "1") return undefined;
+  const home = await buildToolkit();
+  // For this process, and for those that tests start.
+  for (const [name, value] of Object.entries(environmentOf(home))) {
+    Deno.env.set(name, value);
+  }
+  return new StandIn(home);
+}
+
+/** Fails if the stand-in reports something meanwhile. */
+async function withoutReports(test: () => unknown): Promise<void> {
+  const before = standIn?.reports;
+  await test();
+  assertEquals(standIn?.reports, before, "reports of the stand-in, see stderr");
+}
 
 /** Registers a test once per device. */
 export function testOnDevices(
@@ -13,11 +44,28 @@ export function testOnDevices(
   for (const spec of ["cpu", "cuda"]) {
     Deno.test({
       name: `${name} [${spec}]`,
-      ignore: spec === "cuda" && !hasGpu,
-      async fn(t): Promise<void> {
-        using device = await Device.open(spec);
-        await test(device, t);
-      },
+      ignore: spec === "cuda" && !hasCuda,
+      fn: (t) =>
+        withoutReports(async () => {
+          using device = await Device.open(spec);
+          await test(device, t);
+        }),
     });
   }
+}
+
+/** Registers a test that needs the stand-in: failures, counts of calls. */
+export function standInTest(
+  name: string,
+  test: (device: Device, standIn: StandIn) => void | Promise<void>,
+): void {
+  Deno.test({
+    name: `${name} [stand-in]`,
+    ignore: standIn === undefined,
+    fn: () =>
+      withoutReports(async () => {
+        using device = await Device.open("cuda:0");
+        await test(device, standIn!);
+      }),
+  });
 }

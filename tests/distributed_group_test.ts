@@ -12,7 +12,7 @@ import {
   DisposedError,
   ProcessGroup,
 } from "../mod.ts";
-import { hasGpu } from "./devices.ts";
+import { hasCuda } from "./devices.ts";
 import {
   type LaunchedJob,
   launchReplicas,
@@ -25,7 +25,7 @@ for (const device of ["cpu", "cuda"]) {
     Deno.test({
       name:
         `ProcessGroup combines every dtype, with the same bits on all of ${worldSize} replicas [${device}]`,
-      ignore: device === "cuda" && !hasGpu,
+      ignore: device === "cuda" && !hasCuda,
       async fn(): Promise<void> {
         const { code, stdout, stderr } = await launchReplicas(
           worldSize,
@@ -72,7 +72,7 @@ for (const device of ["cpu", "cuda"]) {
     Deno.test({
       name:
         `replicas end with CollectiveError when one of 3 gets ${signal} [${device}]`,
-      ignore: device === "cuda" && !hasGpu,
+      ignore: device === "cuda" && !hasCuda,
       async fn(): Promise<void> {
         const job = startReplicas(3, "tests/fixtures/endless_replica.ts", [
           device,

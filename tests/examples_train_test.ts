@@ -5,7 +5,7 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
-import { hasGpu } from "./devices.ts";
+import { hasCuda } from "./devices.ts";
 import { withFolder } from "./system.ts";
 import {
   deno,
@@ -63,7 +63,7 @@ Deno.test("train_potential.ts takes the same steps in micro-batches", async () =
 Deno.test({
   name:
     "train_potential.ts reaches the CPU's parameters on 1 and 2 replicas [cuda]",
-  ignore: !hasGpu,
+  ignore: !hasCuda,
   fn: async () => {
     const run = (replicas: number, device: string): Promise<TrainingReport> =>
       launch(replicas, TRAINING_SCRIPT, (path) => [

@@ -1,7 +1,7 @@
 /** Every case of the reference, each replica a process of its own. */
 import { assert, assertEquals } from "@std/assert";
 import { launchReplicas } from "./launch_replicas.ts";
-import { hasGpu } from "./devices.ts";
+import { hasCuda } from "./devices.ts";
 import { readGolden } from "./golden.ts";
 
 const golden = await readGolden();
@@ -24,7 +24,7 @@ for (const device of ["cpu", "cuda"]) {
       Deno.test({
         name:
           `${loss} equals the reference on ${worldSize} replicas [${device}]`,
-        ignore: device === "cuda" && !hasGpu,
+        ignore: device === "cuda" && !hasCuda,
         async fn(t): Promise<void> {
           const { code, stdout, stderr } = await launchReplicas(
             worldSize,

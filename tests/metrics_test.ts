@@ -18,7 +18,7 @@ import {
   ShapeError,
   type Tensor,
 } from "../mod.ts";
-import { hasGpu, testOnDevices } from "./devices.ts";
+import { hasCuda, testOnDevices } from "./devices.ts";
 import {
   addBatch,
   assertReport,
@@ -528,7 +528,7 @@ for (const device of ["cpu", "cuda"]) {
   Deno.test({
     name:
       `Metrics of 1, 2 and 3 ragged replicas are those of the whole data set [${device}]`,
-    ignore: device === "cuda" && !hasGpu,
+    ignore: device === "cuda" && !hasCuda,
     async fn(): Promise<void> {
       for (const worldSize of [1, 2, 3]) {
         const { code, stdout, stderr } = await launchReplicas(

@@ -2,7 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { DDPMTLoss } from "../mod.ts";
-import { hasGpu, testOnDevices } from "./devices.ts";
+import { hasCuda, testOnDevices } from "./devices.ts";
 import { launchReplicas } from "./launch_replicas.ts";
 import {
   dataOf,
@@ -100,7 +100,7 @@ for (const device of ["cpu", "cuda"]) {
     Deno.test({
       name:
         `any division over ${worldSize} replicas equals one replica [${device}]`,
-      ignore: device === "cuda" && !hasGpu,
+      ignore: device === "cuda" && !hasCuda,
       async fn(): Promise<void> {
         const { code, stdout, stderr } = await launchReplicas(
           worldSize,

@@ -1,6 +1,6 @@
 /** What a job of days would use up: memory, handles, threads, native allocations. */
 import { assert, assertEquals } from "@std/assert";
-import { hasGpu } from "./devices.ts";
+import { hasCuda } from "./devices.ts";
 import type { Held } from "./held.ts";
 import { launchReplicas, ROOT, startProgram } from "./launch_replicas.ts";
 
@@ -19,7 +19,7 @@ for (const device of ["cpu", "cuda"]) {
   Deno.test({
     name:
       `a million steps, and devices opened and closed, leave nothing behind [${device}]`,
-    ignore: device === "cuda" && !hasGpu,
+    ignore: device === "cuda" && !hasCuda,
     async fn(): Promise<void> {
       const { code, stdout, stderr } = await startProgram(Deno.execPath(), [
         "run",

@@ -6,6 +6,7 @@
 #include "library_types.h"
 #ifdef __CUDACC__
 #include "device_functions.h"
+#include "launch.h"
 #endif
 
 #endif /* CUDA_PLATFORM_RUNTIME_H */
