@@ -145,6 +145,7 @@ export const LAUNCHER_VARIABLES: readonly string[] = [
     "MASTER_ADDR",
     "MASTER_PORT",
     "TORCHELASTIC_RUN_ID",
+    "TORCHELASTIC_RESTART_COUNT",
   ]),
 ];
 
@@ -296,7 +297,12 @@ export function findPlace(get: GetEnv): Place {
     localRank,
     masterAddr: masterAddr ?? ALONE.masterAddr,
     storePorts: storePorts(get, job),
-    job: [get("MASTER_PORT") ?? "", get("TORCHELASTIC_RUN_ID") ?? "", job]
-      .join(" "),
+    // Those of an attempt before may still be there.
+    job: [
+      get("MASTER_PORT") ?? "",
+      get("TORCHELASTIC_RUN_ID") ?? "",
+      get("TORCHELASTIC_RESTART_COUNT") ?? "",
+      job,
+    ].join(" "),
   };
 }

@@ -61,6 +61,7 @@ export class StoreClient {
    * later, and its name be known later.
    *
    * @param deadline Time by performance.now().
+   * @param lasting The same for its requests.
    * @throws {RendezvousError} if there is none until then.
    */
   static async connect(
@@ -68,6 +69,7 @@ export class StoreClient {
     ports: readonly number[],
     secret: string,
     deadline: number,
+    lasting = deadline,
   ): Promise<StoreClient> {
     let reason = "";
     for (let pause = FIRST_PAUSE;; pause = Math.min(2 * pause, LONGEST_PAUSE)) {
@@ -80,6 +82,7 @@ export class StoreClient {
             port,
             secret,
             deadline,
+            lasting,
           );
           if (result instanceof StoreClient) return result;
           // What something that listens did tells more than that others do not.
@@ -104,6 +107,7 @@ export class StoreClient {
     port: number,
     secret: string,
     deadline: number,
+    lasting: number,
   ): Promise<StoreClient | { listens: boolean; reason: string }> {
     const left = (): number =>
       Math.max(deadline - performance.now(), SHORTEST_ATTEMPT);
@@ -129,11 +133,11 @@ export class StoreClient {
     try {
       const client = new StoreClient(
         await FrameConnection.handshake(conn, secret, false, left()),
-        deadline,
+        lasting,
         hostname,
       );
       // The store shows that it knows the secret by answering.
-      await client.#request({ op: "get", keys: [""], wait: 0 });
+      await client.#request({ op: "get", keys: [""], wait: 0 }, deadline);
       return client;
     } catch {
       closeQuietly(conn);

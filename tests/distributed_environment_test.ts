@@ -35,7 +35,7 @@ Deno.test("findPlace() reads the variables of launch.ts and torchrun", () => {
     localRank: 1,
     masterAddr: "10.0.0.1",
     storePorts: [29501],
-    job: "29501  ",
+    job: "29501   ",
   });
 });
 

@@ -150,7 +150,9 @@ Deno.test("what is published is the package and what explains it", async () => {
   const folders = new Set(files.map((file) => file.replace(/\/.*/, "/")));
   assertEquals([...folders].sort(), [
     ..."LICENSE README.md deno.json distributed/ docs/ doctor.ts".split(" "),
-    ..."doctor/ errors.ts examples/ ffi/ kernels/ launch.ts loss/".split(" "),
-    ..."mod.ts tensor/".split(" "),
+    ..."doctor/ errors.ts examples/ ffi/ kernels/ launch.ts launcher/".split(
+      " ",
+    ),
+    ..."loss/ mod.ts tensor/".split(" "),
   ]);
 });
