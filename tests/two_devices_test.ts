@@ -16,7 +16,7 @@ import {
   SGD,
   type Tensor,
 } from "../mod.ts";
-import { hasGpu } from "./devices.ts";
+import { hasCuda } from "./devices.ts";
 import { addBatch, randomStructures } from "./evaluate.ts";
 import { randomNumbers } from "./random.ts";
 
@@ -175,7 +175,7 @@ for (const specs of [["cpu", "cpu"], ["cuda:0", "cuda:1"]]) {
       specs[0]!.slice(0, 4).replace(":", "")
     }]`,
     ignore: specs[0] !== "cpu" &&
-      !(hasGpu && await Device.count("cuda") > 1),
+      !(hasCuda && await Device.count("cuda") > 1),
     async fn(): Promise<void> {
       using first = await Device.open(specs[0]!);
       using second = await Device.open(specs[1]!);

@@ -17,7 +17,8 @@ namespace cuda_platform {
 constexpr int kMaxGpus = 8;
 constexpr int kPinned = kMaxGpus; /* the range of pinned memory */
 constexpr uintptr_t kRangeBytes = uintptr_t{1} << 35;
-constexpr uintptr_t kBase = uintptr_t{1} << 44;
+/** Between programs and libraries: V8 takes random addresses below both. */
+constexpr uintptr_t kBase = uintptr_t{3} << 45;
 
 inline bool is_ours(const void* address) {
   return reinterpret_cast<uintptr_t>(address) - kBase <

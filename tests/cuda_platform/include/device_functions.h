@@ -144,6 +144,15 @@ T atomicCAS(T* address, std::common_type_t<T> expected,
 
 /* ---- bits and numbers ----------------------------------------------------*/
 
+template <class T>
+T min(T a, T b) {
+  return b < a ? b : a;
+}
+template <class T>
+T max(T a, T b) {
+  return a < b ? b : a;
+}
+
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __clz(int x) {
   return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x));
