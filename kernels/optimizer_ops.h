@@ -73,8 +73,9 @@ struct Adam {
     e.states[0] = exp_avg;
     e.states[1] = square;
     if constexpr (kAMSGrad) {
-      // Written so that a NaN stays one, as in torch.maximum.
+      // A NaN in either stays one, as in torch.maximum.
       const T largest = e.states[2];
+      // NOLINTNEXTLINE(misc-redundant-expression): only a NaN is not itself
       square = largest > square || largest != largest ? largest : square;
       e.states[2] = square;
     }

@@ -147,6 +147,11 @@ struct al_group {
 
 namespace {
 
+template <class T>
+bool is_nan(T x) {
+  return x != x;  // NOLINT(misc-redundant-expression): only a NaN is
+}
+
 /** c[i] = choose(a[i], b[i]); c is one of the two. */
 template <class T, class F>
 void combine(void* c, const void* a, const void* b, size_t n, F&& choose) {
@@ -166,12 +171,12 @@ gloo::AllreduceOptions::Func reduction(int32_t op) {
     case AL_MAX:
       return [](void* c, const void* a, const void* b, size_t n) {
         combine<T>(c, a, b, n,
-                   [](T x, T y) { return x > y || x != x ? x : y; });
+                   [](T x, T y) { return x > y || is_nan(x) ? x : y; });
       };
     case AL_MIN:
       return [](void* c, const void* a, const void* b, size_t n) {
         combine<T>(c, a, b, n,
-                   [](T x, T y) { return x < y || x != x ? x : y; });
+                   [](T x, T y) { return x < y || is_nan(x) ? x : y; });
       };
     default:
       return [](void* c, const void* a, const void* b, size_t n) {

@@ -6,14 +6,23 @@
 
 namespace {
 
-// Never destroyed: threads may end behind the statics of the process.
-std::mutex& mutex = *new std::mutex;
-std::condition_variable& ended = *new std::condition_variable;
-int under_way = 0;
+/** What is being closed, on threads of its own. */
+struct Closing {
+  std::mutex mutex;
+  std::condition_variable ended;
+  int under_way = 0;
+
+  /** Never destroyed: threads may end behind the statics of the process. */
+  static Closing& all() {
+    static Closing& closing = *new Closing;
+    return closing;
+  }
+};
 
 void wait_for_all() {
-  std::unique_lock<std::mutex> lock(mutex);
-  ended.wait(lock, [] { return under_way == 0; });
+  Closing& all = Closing::all();
+  std::unique_lock<std::mutex> lock(all.mutex);
+  all.ended.wait(lock, [&] { return all.under_way == 0; });
 }
 
 }  // namespace
@@ -24,12 +33,14 @@ void atomloss::begin_closing() {
   // still there then.
   static const int registered = std::atexit(wait_for_all);
   static_cast<void>(registered);
-  std::lock_guard<std::mutex> lock(mutex);
-  ++under_way;
+  Closing& all = Closing::all();
+  std::lock_guard<std::mutex> lock(all.mutex);
+  ++all.under_way;
 }
 
 void atomloss::end_closing() {
-  std::lock_guard<std::mutex> lock(mutex);
-  --under_way;
-  ended.notify_all();
+  Closing& all = Closing::all();
+  std::lock_guard<std::mutex> lock(all.mutex);
+  --all.under_way;
+  all.ended.notify_all();
 }

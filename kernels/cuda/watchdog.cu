@@ -15,7 +15,7 @@ constexpr auto kPoll = std::chrono::milliseconds(10);
  * others are asked whether they still take part. One that is lost twice is: the
  * first time it may have gone with its part done, which has yet to arrive.
  */
-constexpr auto kDoubt = std::chrono::milliseconds(1000);
+constexpr auto kDoubt = std::chrono::milliseconds(300);
 constexpr auto kGlance = std::chrono::milliseconds(200);
 
 /** How long a replica that fails waits for what the others say. */

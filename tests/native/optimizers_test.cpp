@@ -1,6 +1,7 @@
 /** Steps, norms, clipping and averages against their formulas. */
 #include <cmath>
 #include <deque>
+#include <limits>
 #include <vector>
 
 #include "array.h"
@@ -173,7 +174,7 @@ void test_clipping(al_device* device, int32_t dtype, double p, Random& random) {
   compare(grads, clipped, dtype, "clipped gradients");
 
   // One infinity, at the end of a parameter.
-  grads[3].set(kSizes[3] - 1, -INFINITY);
+  grads[3].set(kSizes[3] - 1, -std::numeric_limits<double>::infinity());
   succeeds(al_grad_norm(device, kCount, parameters.data(), p, &norm),
            "al_grad_norm");
   check(std::isinf(norm.value) && norm.nonfinite == 1, "norm of an infinity");
