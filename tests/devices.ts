@@ -5,6 +5,7 @@
  * skips these tests, by name.
  */
 import { assertEquals } from "@std/assert";
+import { buildLibrary } from "../ffi/build.ts";
 import { whyNoGpu } from "../ffi/nvidia_driver.ts";
 import { Device } from "../mod.ts";
 import { StandIn } from "./cuda_platform/control.ts";
@@ -26,6 +27,8 @@ async function openStandIn(): Promise<StandIn | undefined> {
   for (const [name, value] of Object.entries(environmentOf(home))) {
     Deno.env.set(name, value);
   }
+  // Here, so that what does not compile fails once.
+  await buildLibrary("cuda");
   return new StandIn(home);
 }
 

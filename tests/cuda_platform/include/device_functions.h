@@ -160,6 +160,18 @@ inline int __clz(int x) {
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
+template <class A, class B>
+std::enable_if_t<std::is_arithmetic_v<A> && std::is_arithmetic_v<B>,
+                 std::common_type_t<A, B>>
+min(A a, B b) {
+  return b < a ? b : a;
+}
+template <class A, class B>
+std::enable_if_t<std::is_arithmetic_v<A> && std::is_arithmetic_v<B>,
+                 std::common_type_t<A, B>>
+max(A a, B b) {
+  return a < b ? b : a;
+}
 inline void __trap() { cuda_platform::trap(); }
 
 namespace cuda_platform::ptx {
