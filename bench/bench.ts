@@ -10,6 +10,7 @@
 import { parseArgs } from "@std/cli/parse-args";
 import { DDPLoss, Device } from "../mod.ts";
 import { lossTable } from "./losses.ts";
+import { optimizerTable } from "./optimizers.ts";
 import { machine, writeSection } from "./results.ts";
 import { stepTable } from "./step.ts";
 import { median, ROUNDS, time } from "./timing.ts";
@@ -48,5 +49,6 @@ const text = [
   `A call with no atoms takes ${(await timeNothing(device)).toFixed(2)} µs.`,
   await lossTable(device, peer),
   await stepTable(device, peer),
+  await optimizerTable(device, peer),
 ].join("\n\n");
 await writeSection(device.type, text);

@@ -3,12 +3,14 @@
 Reads requests from standard input, one JSON object a line:
   {"loss": "mae", "atoms": 1300, "seconds": 0.3, "device": "cpu", "mode": "eager"}
   {"structures": 16, "atoms": 1300, "sets": 1, …}
+  {"parameters": 50, "size": 4096, …}
 and answers each with {"microseconds": 116.2}: the median time of one forward and
 backward of a DDP-style mean over float32 numbers, in the steps that fairchem's
 losses take: look for NaN and Inf, unreduced loss, sum, scale by replicas over
 samples, gradient with respect to the predictions. The first is one loss of forces
 [atoms, 3]; the second energies (per_atom_mae), forces (l2norm) and stresses (mae)
-of a batch, so many sets of them, their sum differentiated once.
+of a batch, so many sets of them, their sum differentiated once; the third a step of
+Adam behind clip_grad_norm_, of so many parameters of a size.
 """
 
 import json
@@ -58,8 +60,31 @@ def tasks_of(request):
     return tasks, natoms
 
 
+def compiled(function):
+    """By torch.compile, for this request's shapes alone."""
+    torch.compiler.reset()
+    return torch.compile(function, dynamic=False)
+
+
+def optimizer_stepper(request):
+    """Gradients clipped and a step of Adam."""
+    params = [torch.randn(request["size"], device=request["device"]) for _ in range(request["parameters"])]
+    for param in params:
+        param.requires_grad_()
+        param.grad = torch.randn_like(param)
+    adam = torch.optim.Adam(params)
+
+    def step():
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        adam.step()
+
+    return compiled(step) if request["mode"] == "compile" else step
+
+
 def stepper(request):
-    """One training step's losses: forward, backward, gradients."""
+    """What is timed; of losses: forward, backward, gradients."""
+    if "parameters" in request:
+        return optimizer_stepper(request)
     tasks, natoms = tasks_of(request)
     mode = request["mode"]
 
@@ -69,7 +94,7 @@ def stepper(request):
         return sum(forward(*task, natoms, check=mode == "eager") for task in tasks)
 
     if mode == "compile":
-        value = torch.compile(value)
+        value = compiled(value)
 
     def step():
         for _, pred, _ in tasks:
@@ -94,7 +119,8 @@ def stepper(request):
 def measure(request):
     step = stepper(request)
     synchronize = torch.cuda.synchronize if request["device"] != "cpu" else lambda: None
-    for _ in range(3):
+    # torch.compile compiles more than once: Adam's first step makes its state.
+    for _ in range(6):
         step()
     synchronize()
     times = []

@@ -78,7 +78,7 @@ export async function stepTable(
 ): Promise<string> {
   const modes = device.type === "cuda"
     ? ["eager", "compile", "graph"] as const
-    : ["eager"] as const;
+    : ["eager", "compile"] as const;
   const columns = [
     "tasks",
     "structures",

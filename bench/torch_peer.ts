@@ -4,7 +4,6 @@ import { TextLineStream } from "@std/streams/text-line-stream";
 /** One timing, as bench/peer_torch.py takes it. */
 export type TorchRequest =
   & {
-    readonly atoms: number;
     readonly seconds: number;
     readonly device: string;
     /** As it is, by torch.compile, or captured in a CUDA graph. */
@@ -12,9 +11,15 @@ export type TorchRequest =
   }
   & (
     /** One loss of forces. */
-    | { readonly loss: string }
+    | { readonly loss: string; readonly atoms: number }
     /** Energies, forces and stresses of a batch, so many sets of them. */
-    | { readonly structures: number; readonly sets: number }
+    | {
+      readonly structures: number;
+      readonly atoms: number;
+      readonly sets: number;
+    }
+    /** A clipped step of Adam over so many parameters of a size. */
+    | { readonly parameters: number; readonly size: number }
   );
 
 /** A running bench/peer_torch.py. */
