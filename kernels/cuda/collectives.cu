@@ -256,7 +256,8 @@ al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
     const Call call = Call::counts(n);
     group->run(call, [&] {
       cudaStream_t const stream = group->stream;
-      CountSlot& slot = group->slots.take(n, stream, ticket);
+      CountSlot& slot =
+          group->slots.take(n, group->device->compute, stream, ticket);
       int64_t* const sums = slot.counts;
       // Those of the device are copied in its order: the caller may free them.
       if (!counts)

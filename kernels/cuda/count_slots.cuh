@@ -12,7 +12,8 @@ namespace atomloss {
 
 struct CountSlot {
   DeviceMemory<int64_t> counts; /* [kMaxTasks] */
-  Event read = new_event();     /* recorded behind what reads them */
+  Event read = new_event();     /* recorded behind what reads them, or, before
+                                   anything does, where they are given out */
   bool taken = false;           /* somebody has a ticket for them */
   int32_t n = 0;                /* how many these are */
   /* Recorded behind their sums; nullptr once these are known to be there, which
@@ -20,16 +21,19 @@ struct CountSlot {
   std::atomic<cudaEvent_t> done{nullptr};
   bool failed = false; /* they never will be; guarded by the group's mutex */
 
-  /* By the stream's pool: cudaMalloc() may wait for what the GPU is doing, and
-     that for a replica that is waiting for this one. */
-  explicit CountSlot(cudaStream_t stream) {
+  /* By the pool: cudaMalloc() may wait for what the GPU is doing, and that for
+     a replica that is waiting for this one. The memory is there in the order of
+     `compute`, which may be the first to write it, and from here on in that of
+     `transfer`. */
+  CountSlot(cudaStream_t compute, cudaStream_t transfer) {
     int64_t* memory;
-    AL_CHECK(cudaMallocAsync(&memory, kMaxTasks * sizeof *memory, stream));
+    AL_CHECK(cudaMallocAsync(&memory, kMaxTasks * sizeof *memory, compute));
     counts = DeviceMemory<int64_t>(memory);
+    AL_CHECK(cudaEventRecord(read, compute));
+    AL_CHECK(cudaStreamWaitEvent(transfer, read, 0));
   }
   CountSlot(const CountSlot&) = delete;
   CountSlot& operator=(const CountSlot&) = delete;
-  ~CountSlot() { cudaEventSynchronize(read); }
 };
 
 /**
@@ -39,13 +43,14 @@ struct CountSlot {
 class CountSlots {
  public:
   /** A slot for so many counts. Its ticket is its number, from 1. */
-  CountSlot& take(int32_t n, cudaStream_t stream, int64_t* ticket) {
+  CountSlot& take(int32_t n, cudaStream_t compute, cudaStream_t transfer,
+                  int64_t* ticket) {
     size_t i = slots_.size();
     if (!released_.empty() && is_idle(slots_[released_.front()])) {
       i = released_.front();
       released_.pop_front();
     } else {
-      slots_.emplace_back(stream);
+      slots_.emplace_back(compute, transfer);
     }
     slots_[i].taken = true;
     slots_[i].n = n;

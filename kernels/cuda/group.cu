@@ -42,6 +42,13 @@ al_group::al_group(al_device* on, int this_rank, int ranks, const char* address,
 al_group::~al_group() {
   // What was aborted ends at once, what was not has ended.
   cudaStreamSynchronize(stream);
+  // Counts are written and read there, and cudaFree() waits for no stream where
+  // their memory came by cudaMallocAsync().
+  if (watched)
+    al_guard([&]() -> al_status {
+      wait_for(device->compute);
+      return AL_OK;
+    });
 }
 
 ncclResult_t al_group::state() const {

@@ -3,6 +3,8 @@
 #include <atomic>
 #include <cstdio>
 
+#include "capture.h"
+
 using namespace cuda_platform;
 
 namespace cuda_platform {
@@ -58,6 +60,7 @@ cudaError_t fail(cudaError_t error) {
 cudaError_t begin(const char* call) {
   if (const int wanted = begin_call(call))
     return fail(static_cast<cudaError_t>(wanted));
+  if (breaks_capture(call)) return fail(cudaErrorStreamCaptureUnsupported);
   int count;
   if (const cudaError_t error = count_devices(&count)) return fail(error);
   return fail(device_error(current));
@@ -183,14 +186,6 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
 cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device) {
   CALL();
   snprintf(text, static_cast<size_t>(length), "0000:%02X:00.0", device + 1);
-  return cudaSuccess;
-}
-
-cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
-  CALL();
-  static thread_local cudaStreamCaptureMode current_mode =
-      cudaStreamCaptureModeGlobal;
-  std::swap(*mode, current_mode);
   return cudaSuccess;
 }
 }

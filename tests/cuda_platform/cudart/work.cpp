@@ -44,14 +44,20 @@ struct CUstream_st {
   std::condition_variable changed;
   std::deque<cuda_platform::Work> queue;
   bool closing = false;
+  bool ended = false;          /* takes nothing any more */
+  cuda_platform::Clocks known; /* its thread's, until it has ended */
 
-  void push(cuda_platform::Work work) {
+  /** Whether it has taken the work. */
+  bool push(cuda_platform::Work work) {
     const auto places =
         static_cast<size_t>(cuda_platform::setting("QUEUE", 32));
     std::unique_lock<std::mutex> lock(mutex);
     changed.wait(lock, [&] { return queue.size() < places; });
+    // Closed by another thread while this one had it from a list.
+    if (ended) return false;
     queue.push_back(std::move(work));
     changed.notify_all();
+    return true;
   }
 
   /** The stream's thread, until it is closed and has nothing left. */
@@ -59,14 +65,14 @@ struct CUstream_st {
     using namespace cuda_platform;
     running_stream = this;
     const uint32_t lane = take_lane();
-    Clocks known;
     std::shared_ptr<const Clocks> told;
     for (;;) {
       Work next;
       {
         std::unique_lock<std::mutex> lock(mutex);
         changed.wait(lock, [&] { return closing || !queue.empty(); });
-        if (queue.empty()) break;
+        ended = queue.empty();
+        if (ended) break;
         // It keeps its place until it is done.
         next = std::move(queue.front());
       }
@@ -147,10 +153,11 @@ cudaStream_t resolve(cudaStream_t stream) {
 
 std::shared_ptr<Moment> push_moment(cudaStream_t stream) {
   const auto moment = std::make_shared<Moment>();
-  stream->push(
+  const bool taken = stream->push(
       {"a wait", tell_work(),
        [moment](Clocks* known) { moment->end(*known, now_microseconds()); },
        true});
+  if (!taken) moment->end(stream->known, now_microseconds());
   return moment;
 }
 
