@@ -19,8 +19,11 @@ export const MAX_PAYLOAD = 1 << 20;
 /** The largest first payload: before it, nothing is known of the sender. */
 const MAX_FIRST_PAYLOAD = 1 << 10;
 
-/** Time for what was begun (a handshake, a frame) to be completed, in ms. */
+/** Time for what a stranger began (a handshake, the first frame) to be completed, in ms. */
 const COMPLETION_TIME = 5_000;
+
+/** The same for a frame of whoever has shown the secret: thousands may share the way. */
+const FRAME_TIME = 30_000;
 
 /** The peer does not follow the protocol: wrong secret, garbage, or too slow. */
 export class ProtocolError extends Error {}
@@ -158,7 +161,10 @@ export class FrameConnection {
     } finally {
       idleDeadline?.[Symbol.dispose]();
     }
-    using _deadline = closeAfter(this.conn, COMPLETION_TIME);
+    using _deadline = closeAfter(
+      this.conn,
+      this.#received === 0 ? COMPLETION_TIME : FRAME_TIME,
+    );
     const rest = await readExactly(this.conn, 3);
     if (rest === undefined) {
       throw new ProtocolError("the connection ended within a frame");

@@ -148,15 +148,12 @@ export class Rendezvous {
     deadline = this.#deadline,
     verb = "come",
   ): Promise<Bytes[]> {
+    const { worldSize } = this.#place;
     const values: Bytes[] = [];
     const missing: number[] = [];
-    const keys = Array.from(
-      { length: this.#place.worldSize },
-      (_, rank) => `${name}/${rank}`,
-    );
-    for (let rank = 0; rank < keys.length;) {
+    for (let rank = 0; rank < worldSize;) {
       // Once the deadline has passed, this only looks.
-      const some = await this.#client.get(keys.slice(rank), deadline);
+      const some = await this.#client.gather(name, rank, worldSize, deadline);
       if (some.length === 0) missing.push(rank);
       values.push(...some);
       rank += some.length || 1;

@@ -6,11 +6,14 @@ import { closeQuietly, FrameConnection } from "./frames.ts";
 /** What a replica asks. Values are base64. */
 export type Request =
   | { op: "set"; key: string; value: string }
-  | { op: "get"; keys: readonly string[]; wait: number };
+  | { op: "get"; keys: readonly string[]; wait: number }
+  | { op: "gather"; name: string; first: number; all: number; wait: number };
 
 /**
  * What the store answers: the values of the first keys, as many as are set and
- * fit into an answer, or why it closes.
+ * fit into an answer, or why it closes. "gather" is for the keys `name/first` to
+ * `name/(all - 1)`, and waits until all from `name/0` on are set: replicas that
+ * were woken by each other's coming would be so many squared.
  */
 export interface Reply {
   readonly values?: readonly string[];
@@ -26,9 +29,6 @@ const LONGEST_WAIT = 60_000;
 
 /** Time that an attempt to connect has even at the deadline, in ms. */
 const SHORTEST_ATTEMPT = 100;
-
-/** Most keys of one request. */
-const MOST_KEYS = 1000;
 
 /** How much longer than it asked to wait an answer may take, in ms. */
 const ANSWER_TIME = 10_000;
@@ -152,7 +152,7 @@ export class StoreClient {
   async #request(request: Request, deadline = this.#deadline): Promise<Reply> {
     const payload = new TextEncoder().encode(JSON.stringify(request));
     await this.#frames.send(payload);
-    const wait = request.op === "get" ? request.wait : 0;
+    const wait = request.op === "set" ? 0 : request.wait;
     const left = Math.max(0, deadline - performance.now());
     const idle = Math.min(wait + ANSWER_TIME, left + TIME_BEHIND_DEADLINE);
     const answer = await this.#frames.receive(idle);
@@ -195,20 +195,40 @@ export class StoreClient {
 
   /**
    * The values of keys, waiting for the first until the deadline (by
-   * performance.now()). Those of many replicas are few requests.
+   * performance.now()).
    *
    * @returns The values of the first keys that are set: at least one, unless
    * nobody has set the first key until then.
    */
-  async get(keys: readonly string[], deadline: number): Promise<Bytes[]> {
+  get(keys: readonly string[], deadline: number): Promise<Bytes[]> {
+    return this.#patiently({ op: "get", keys, wait: 0 }, deadline);
+  }
+
+  /**
+   * The values of `name/first` to `name/(all - 1)`, when there are those from
+   * `name/0` on, or at the deadline.
+   *
+   * @returns The first of them, as many as are set and fit into an answer.
+   */
+  gather(
+    name: string,
+    first: number,
+    all: number,
+    deadline: number,
+  ): Promise<Bytes[]> {
+    const request = { op: "gather", name, first, all, wait: 0 } as const;
+    return this.#patiently(request, deadline);
+  }
+
+  /** Asks until there is something, or the deadline has come. */
+  async #patiently(
+    request: Exclude<Request, { op: "set" }>,
+    deadline: number,
+  ): Promise<Bytes[]> {
     for (;;) {
       const left = Math.max(0, deadline - performance.now());
       const wait = Math.min(left, LONGEST_WAIT);
-      const { values = [] } = await this.#ask({
-        op: "get",
-        keys: keys.slice(0, MOST_KEYS),
-        wait,
-      }, deadline);
+      const { values = [] } = await this.#ask({ ...request, wait }, deadline);
       if (values.length > 0 || left <= LONGEST_WAIT) {
         return values.map((value) => Uint8Array.fromBase64(value));
       }

@@ -8,9 +8,15 @@ import {
   ProtocolError,
 } from "./frames.ts";
 import type { Reply, Request } from "./store_client.ts";
+import { Turns } from "./turns.ts";
 
-/** Connections that may be open at once before they have shown the secret. */
+type Bytes = Uint8Array<ArrayBuffer>;
+
+/** Connections that may be open at once before they have shown the secret: the others queue. */
 const MAX_STRANGERS = 64;
+
+/** Time that the oldest of so many has before it makes room, in ms. */
+const STRANGER_TIME = 250;
 
 /** Time for a new connection's first request, in ms. */
 const FIRST_REQUEST_TIME = 5_000;
@@ -18,20 +24,39 @@ const FIRST_REQUEST_TIME = 5_000;
 /** Time in which replies that are under way must be sent when it closes, in ms. */
 const CLOSING_TIME = 1_000;
 
+/** Answers of up to a megabyte that are sent at a time: all replicas ask for the same at once. */
+const ANSWERS_AT_A_TIME = 16;
+
 /** Most characters that keys and values may have together. */
 const MAX_STORED = 256 << 20;
 
 /** A request as it was received. Who sends it knows the secret, but may be of another version. */
 function parseRequest(payload: Uint8Array): Request {
-  const { op, key, keys, value, wait } = JSON.parse(
+  const { op, key, keys, value, wait, name, first, all } = JSON.parse(
     new TextDecoder().decode(payload),
   );
   const isText = (text: unknown): boolean => typeof text === "string";
+  const isCount = (n: unknown): boolean =>
+    Number.isSafeInteger(n) && Number(n) >= 0;
   if (op === "set" && isText(key) && isText(value)) return { op, key, value };
   if (op === "get" && Array.isArray(keys) && keys.every(isText)) {
     if (keys.length > 0 && Number.isFinite(wait)) return { op, keys, wait };
   }
+  if (op === "gather" && isText(name) && isCount(first) && isCount(all)) {
+    if (Number.isFinite(wait)) return { op, name, first, all, wait };
+  }
   throw new ProtocolError("a request is malformed");
+}
+
+function encode(reply: Reply): Bytes {
+  return new TextEncoder().encode(JSON.stringify(reply));
+}
+
+/** Those that are asked for. */
+function* numberedKeys(
+  { name, first, all }: { name: string; first: number; all: number },
+): Generator<string> {
+  for (let i = first; i < all; i++) yield `${name}/${i}`;
 }
 
 /**
@@ -79,11 +104,19 @@ export class StoreServer {
   readonly #listeners: readonly Deno.TcpListener[];
   readonly #secret: string;
   readonly #values = new Map<string, string>();
+  /** How many keys there are of each name: of `name/0`, `name/1`, …. */
+  readonly #counts = new Map<string, number>();
+  /** By the key that they wait for, or the name and the number of its keys. */
   readonly #waiting = new Map<string, Set<() => void>>();
   readonly #connections = new Set<Deno.Conn>();
   readonly #served: Promise<unknown>;
-  #strangers = 0;
+  /** Those that have not shown the secret, with the time of their coming, the oldest first. */
+  readonly #strangers = new Map<Deno.Conn, number>();
+  #strangerLeft = Promise.withResolvers<void>();
   #stored = 0;
+  readonly #turns = new Turns(ANSWERS_AT_A_TIME);
+  /** The last answer to a gather of all. */
+  #gather: { what: string; payload: Bytes } | undefined;
   /** Connections that have shown the secret, with the answer that is under way. */
   readonly #replicas = new Map<FrameConnection, Promise<void> | undefined>();
   #closed = false;
@@ -125,6 +158,7 @@ export class StoreServer {
 
   async #accept(listener: Deno.TcpListener): Promise<void> {
     while (!this.#closed) {
+      await this.#makeRoom();
       let conn: Deno.Conn;
       try {
         conn = await listener.accept();
@@ -135,25 +169,46 @@ export class StoreServer {
         }
         continue;
       }
-      if (this.#strangers >= MAX_STRANGERS) {
-        closeQuietly(conn); // a replica tries again
-        continue;
-      }
       this.#serve(conn);
     }
+  }
+
+  /**
+   * Waits until a stranger may come. Replicas show the secret at once, however
+   * many start together; whoever connects and is silent goes first.
+   */
+  async #makeRoom(): Promise<void> {
+    while (this.#strangers.size >= MAX_STRANGERS && !this.#closed) {
+      const [oldest, since] = this.#strangers.entries().next().value!;
+      const left = since + STRANGER_TIME - performance.now();
+      if (left <= 0) {
+        this.#leave(oldest);
+        closeQuietly(oldest); // a replica tries again
+        return;
+      }
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const timer = setTimeout(resolve, left);
+      await Promise.race([this.#strangerLeft.promise, promise]);
+      clearTimeout(timer);
+    }
+  }
+
+  /** A connection that is no stranger any more. */
+  #leave(conn: Deno.Conn): void {
+    if (!this.#strangers.delete(conn)) return;
+    this.#strangerLeft.resolve();
+    this.#strangerLeft = Promise.withResolvers();
   }
 
   /** Answers one connection until it ends or misbehaves. */
   async #serve(conn: Deno.Conn): Promise<void> {
     this.#connections.add(conn);
-    this.#strangers++;
-    let stranger = true;
+    this.#strangers.set(conn, performance.now());
     let frames: FrameConnection | undefined;
     try {
       frames = await FrameConnection.handshake(conn, this.#secret, true);
       let payload = await frames.receive(FIRST_REQUEST_TIME);
-      stranger = false;
-      this.#strangers--;
+      this.#leave(conn);
       while (payload !== undefined) {
         const answer = this.#respond(frames, payload);
         this.#replicas.set(frames, answer);
@@ -163,7 +218,7 @@ export class StoreServer {
     } catch {
       // Whatever it is, it concerns this connection alone: it is dropped.
     } finally {
-      if (stranger) this.#strangers--;
+      this.#leave(conn);
       if (frames !== undefined) this.#replicas.delete(frames);
       this.#connections.delete(conn);
       closeQuietly(conn);
@@ -172,7 +227,13 @@ export class StoreServer {
 
   async #respond(frames: FrameConnection, payload: Uint8Array): Promise<void> {
     if (this.#closed) return; // close() tells it
-    await this.#send(frames, await this.#answer(parseRequest(payload)));
+    const request = parseRequest(payload);
+    await this.#isReady(request);
+    if (request.op === "gather") {
+      await this.#turns.take(() => frames.send(this.#gathered(request)));
+    } else {
+      await this.#send(frames, this.#answer(request));
+    }
     // Closed meanwhile: what was just sent may not have said so.
     if (this.#failure !== undefined) {
       await this.#send(frames, { closed: this.#failure });
@@ -181,23 +242,45 @@ export class StoreServer {
   }
 
   async #send(frames: FrameConnection, reply: Reply): Promise<void> {
-    await frames.send(new TextEncoder().encode(JSON.stringify(reply)));
+    await frames.send(encode(reply));
   }
 
-  async #answer(request: Request): Promise<Reply> {
-    if (request.op === "set") return this.#set(request.key, request.value);
-    const { keys, wait } = request;
-    if (!this.#values.has(keys[0]!) && wait > 0) {
-      await this.#wait(keys[0]!, wait);
+  /** The answer to a gather: all replicas get the same, which is encoded once. */
+  #gathered(request: Request & { op: "gather" }): Bytes {
+    const { name, first, all } = request;
+    const what = `${name}/${first}#${all}`;
+    if (this.#gather?.what === what) return this.#gather.payload;
+    const payload = encode(this.#answer(request));
+    // While some are missing, the next answer may be another.
+    const isWhole = (this.#counts.get(name) ?? 0) >= all;
+    if (isWhole) this.#gather = { what, payload };
+    return payload;
+  }
+
+  /** Resolves when what is asked for is there, or its time is over. */
+  async #isReady(request: Request): Promise<void> {
+    if (request.op === "get" && !this.#values.has(request.keys[0]!)) {
+      await this.#wait(request.keys[0]!, request.wait);
     }
-    const values = this.#get(keys);
+    if (request.op === "gather") {
+      const { name, all, wait } = request;
+      const count = this.#counts.get(name) ?? 0;
+      if (count < all) await this.#wait(`${name}#${all}`, wait);
+    }
+  }
+
+  #answer(request: Request): Reply {
+    if (request.op === "set") return this.#set(request.key, request.value);
+    const values = this.#first(
+      request.op === "get" ? request.keys : numberedKeys(request),
+    );
     return values.length > 0 || this.#failure === undefined
       ? { values }
       : { closed: this.#failure };
   }
 
   /** The values of the first keys, as many as are set and fit into an answer. */
-  #get(keys: readonly string[]): string[] {
+  #first(keys: Iterable<string>): string[] {
     const values: string[] = [];
     let characters = 0;
     for (const key of keys) {
@@ -219,12 +302,18 @@ export class StoreServer {
     if (stored > MAX_STORED) throw new ProtocolError("the store is full");
     this.#stored = stored;
     this.#values.set(key, value);
-    for (const wake of this.#waiting.get(key) ?? []) wake();
+    const name = key.slice(0, key.lastIndexOf("/"));
+    const count = (this.#counts.get(name) ?? 0) + 1;
+    this.#counts.set(name, count);
+    for (const what of [key, `${name}#${count}`]) {
+      for (const wake of [...this.#waiting.get(what) ?? []]) wake();
+    }
     return { values: [value] };
   }
 
-  /** Resolves when the key is set, after ms, or when the store closes. */
+  /** Resolves when that is there, after ms, or when the store closes. */
   #wait(key: string, ms: number): Promise<void> {
+    if (ms <= 0 || this.#closed) return Promise.resolve();
     const { promise, resolve } = Promise.withResolvers<void>();
     let waiting = this.#waiting.get(key);
     if (waiting === undefined) {
@@ -253,6 +342,7 @@ export class StoreServer {
     this.#closed = true;
     this.#failure = failure;
     for (const listener of this.#listeners) listener.close();
+    this.#strangerLeft.resolve();
     for (const wakes of [...this.#waiting.values()]) {
       for (const wake of [...wakes]) wake();
     }

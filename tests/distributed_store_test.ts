@@ -168,6 +168,52 @@ Deno.test("a thousand silent connections do not keep a replica out, and few are 
     for (const conn of silent) conn.close();
   }));
 
+Deno.test("a storm of connections that are silent, die half-way or send garbage stops no replica", async () => {
+  const port = freePort();
+  let storms = true;
+  /** Connects again and again, a hundred at a time, and does what strangers do. */
+  const thousand = Promise.withResolvers<void>();
+  const storm = async (): Promise<void> => {
+    let count = 0;
+    while (storms) {
+      const conns = await Promise.allSettled(
+        Array.from(
+          { length: 100 },
+          () => Deno.connect({ hostname: HOST, port }),
+        ),
+      );
+      for (const [i, result] of conns.entries()) {
+        if (result.status === "rejected") continue;
+        const conn = result.value;
+        if (++count === 1000) thousand.resolve();
+        const garbage = crypto.getRandomValues(new Uint8Array(10 * (i % 20)));
+        if (i % 3 > 0) await conn.write(garbage).catch(() => {});
+        if (i % 2 > 0) conn.close();
+        else setTimeout(() => conn.close(), 3_000);
+      }
+      await new Promise((next) => setTimeout(next, 10));
+    }
+  };
+  const first = join(0, 24, port, { timeout: 30_000 });
+  await new Promise((next) => setTimeout(next, 50));
+  const strangers = storm();
+  await thousand.promise; // and it goes on
+  const others = Array.from(
+    { length: 23 },
+    (_, i) => join(i + 1, 24, port, { timeout: 30_000 }),
+  );
+  const replicas = await Promise.all([first, ...others]);
+  const gathered = await Promise.all(
+    replicas.map((replica, rank) =>
+      replica.allGather("blob", bytes(String(rank)))
+    ),
+  );
+  for (const values of gathered) assertEquals(values.length, 24);
+  storms = false;
+  await strangers;
+  await Promise.all(replicas.map((replica) => replica.leave()));
+});
+
 Deno.test("a frame that is sent twice, or on another connection, does not pass", () =>
   withStore(async (server) => {
     /** A connection that remembers what was written to it. */
