@@ -135,3 +135,21 @@ scenarioTest(
 );
 scenarioTest("a watchdog leaves the captures of others alone", "captured");
 scenarioTest("a group that fails to open leaves nothing", "failsToOpen");
+// No process is kept at its end: the timeout is longer than it may take.
+const timeout = 60_000;
+scenarioTest(
+  "a process ends in the middle of a collective",
+  "exitInside",
+  { lost, timeout },
+);
+scenarioTest(
+  "a process ends that is connecting to the others",
+  "exitInConnect",
+  { timeout },
+);
+scenarioTest(
+  "a process ends behind a group that it disposed beside a dead replica",
+  "disposeBesideDead",
+  { lost, timeout },
+);
+scenarioTest("a process ends whose GPU is lost", "lostDevice", { timeout });

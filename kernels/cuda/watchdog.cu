@@ -121,6 +121,8 @@ void al_group::abort(Lock& lock) {
  * receive what this replica has sent. */
 void al_group::finalize() {
   if (communicator == nullptr) return;
+  // Up to the timeout, whatever the roll call says: a replica that has ended
+  // may have done so well, and another still receive.
   const auto begun = Clock::now();
   ncclResult_t now = ncclCommFinalize(communicator);
   if (now == ncclSuccess || now == ncclInProgress) now = state();
