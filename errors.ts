@@ -60,3 +60,6 @@ export class CollectiveError extends AtomlossError {}
 
 /** The native library broke one of its own promises: a bug of this package. */
 export class InternalError extends AtomlossError {}
+
+/** A file that is not safetensors, not whole, or of a dtype that is not known here. */
+export class SafetensorsError extends AtomlossError {}

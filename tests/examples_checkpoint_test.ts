@@ -17,7 +17,7 @@ import {
   decodeSafetensors,
   encodeSafetensors,
   SafetensorsError,
-} from "../examples/potential/safetensors.ts";
+} from "../tensor/safetensors.ts";
 import { decisiveSettings } from "../examples/potential/settings.ts";
 import { siliconStructures } from "../examples/potential/silicon.ts";
 import { Adam, Device } from "../mod.ts";
@@ -194,8 +194,9 @@ Deno.test("readCheckpoint() says what is wrong and changes nothing when a checkp
               arrays: {
                 ...good.arrays,
                 parameters: {
+                  dtype: "float64",
                   shape: [3, 1],
-                  data: Float64Array.from(parameters.data),
+                  data: new Float64Array(3),
                 },
               },
             },

@@ -9,14 +9,20 @@
  * @module
  */
 
-import { type Adam, AtomlossError, type Tensor } from "../../mod.ts";
-import type { LossPoint } from "./plot.ts";
+import {
+  type Adam,
+  AtomlossError,
+  type Tensor,
+  type TensorData,
+} from "../../mod.ts";
+import { replaceFile } from "../../tensor/replace_file.ts";
 import {
   decodeSafetensors,
   encodeSafetensors,
   type Safetensors,
   type SafetensorsArray,
-} from "./safetensors.ts";
+} from "../../tensor/safetensors.ts";
+import type { LossPoint } from "./plot.ts";
 import type { Settings } from "./settings.ts";
 import type { Whitening } from "./whitening.ts";
 
@@ -80,13 +86,11 @@ export async function writeCheckpoint(
   const steps = training.adam.steps;
   const arrays: Record<string, SafetensorsArray> = constants(training);
   for (const [name, tensor] of Object.entries(tensorsOf(training))) {
-    const data = await tensor.data();
-    arrays[name] = {
-      shape: tensor.shape,
-      data: data as Float64Array<ArrayBuffer>,
-    };
+    const { dtype, shape } = tensor;
+    arrays[name] = { dtype, shape, data: await tensor.data() };
   }
   arrays.losses = {
+    dtype: "float64",
     shape: [training.losses.length, 2],
     data: Float64Array.from(
       training.losses.flatMap(({ step, loss }) => [step, loss]),
@@ -100,7 +104,13 @@ export async function writeCheckpoint(
       division: JSON.stringify(training.division),
     },
   });
-  await replaceFile(directory, bytes);
+  const path = `${directory}/${FILE}`;
+  try {
+    await Deno.mkdir(directory, { recursive: true });
+    await replaceFile(path, bytes);
+  } catch (error) {
+    throw failure(path, "cannot be written", error);
+  }
 }
 
 /**
@@ -139,7 +149,7 @@ export async function readCheckpoint(
   }
   for (const [name, { shape, data }] of Object.entries(constants(training))) {
     const saved = arrayOf(checkpoint, path, name, shape, "float64");
-    if (!saved.every((x, i) => x === data[i])) {
+    if (!saved.every((x: number | bigint, i: number) => x === data[i])) {
       throw new CheckpointError(
         `${path}: ${name} is another: it was written by another version of this script`,
       );
@@ -166,7 +176,10 @@ export async function readCheckpoint(
   training.adam.steps = steps;
   training.losses.length = 0;
   for (let i = 0; i < losses.length; i += 2) {
-    training.losses.push({ step: losses[i]!, loss: losses[i + 1]! });
+    training.losses.push({
+      step: Number(losses[i]),
+      loss: Number(losses[i + 1]),
+    });
   }
   return divided;
 }
@@ -184,11 +197,17 @@ function constants({ whitening }: Training): Record<string, SafetensorsArray> {
   const { energyPerAtom, mean, transform, size } = whitening;
   return {
     "whitening.energyPerAtom": {
+      dtype: "float64",
       shape: [],
       data: Float64Array.of(energyPerAtom),
     },
-    "whitening.mean": { shape: [mean.length], data: Float64Array.from(mean) },
+    "whitening.mean": {
+      dtype: "float64",
+      shape: [mean.length],
+      data: Float64Array.from(mean),
+    },
     "whitening.transform": {
+      dtype: "float64",
       shape: [mean.length, size],
       data: Float64Array.from(transform),
     },
@@ -202,10 +221,9 @@ function arrayOf(
   name: string,
   shape: readonly number[],
   dtype: string,
-): SafetensorsArray["data"] {
+): TensorData {
   const array = arrays[name];
-  const isLike = array !== undefined &&
-    (array.data instanceof Float32Array ? "float32" : "float64") === dtype &&
+  const isLike = array !== undefined && array.dtype === dtype &&
     array.shape.length === shape.length &&
     array.shape.every((n, i) => n === shape[i]);
   if (isLike) return array.data;
@@ -232,36 +250,6 @@ function differences(now: Settings, then: Settings): string[] {
 /** Of its own for each process: two of them must not write into each other's. */
 function temporaryName(directory: string): string {
   return `${directory}/.${FILE}.${Deno.pid}`;
-}
-
-/** Puts a file in the place of the checkpoint: whole, also if the power fails. */
-async function replaceFile(
-  directory: string,
-  bytes: Uint8Array<ArrayBuffer>,
-): Promise<void> {
-  const path = `${directory}/${FILE}`;
-  const temporary = temporaryName(directory);
-  try {
-    await Deno.mkdir(directory, { recursive: true });
-    {
-      using file = await Deno.open(temporary, {
-        write: true,
-        create: true,
-        truncate: true,
-      });
-      for (let at = 0; at < bytes.length;) {
-        at += await file.write(bytes.subarray(at));
-      }
-      await file.sync();
-    }
-    await Deno.rename(temporary, path);
-    // The new name is in the folder, which has to reach the disk too.
-    using folder = await Deno.open(directory);
-    await folder.sync();
-  } catch (error) {
-    await Deno.remove(temporary).catch(() => {}); // it may not be there
-    throw failure(path, "cannot be written", error);
-  }
 }
 
 function failure(path: string, what: string, error: unknown): CheckpointError {
