@@ -4,7 +4,7 @@
 //   deno run -A launch.ts --nproc-per-node 2 examples/train_potential.ts
 //
 // (alone as well: deno run -A examples/train_potential.ts; --help lists the
-// options.) The potential is linear in descriptors of the atoms' surroundings,
+// options.) The potential is linear in functions of the atoms' surroundings,
 // so that a prediction is one matrix product, and the gradient of the loss
 // another. What data-parallel training of any model looks like is in `fit`, a
 // step spelled out; `main` has what is before and after it.
@@ -27,11 +27,14 @@ import {
   type Training,
   writeCheckpoint,
 } from "./potential/checkpoint.ts";
-import {
-  type DescriptorOptions,
-  parameterCount,
-} from "./potential/descriptors.ts";
+import { SYMBOLS } from "./extxyz/elements.ts";
+import { makeBasis } from "./potential/basis.ts";
 import { evaluate, predict } from "./potential/evaluate.ts";
+import {
+  findFreeAtoms,
+  type FreeAtoms,
+  isFreeAtom,
+} from "./potential/free_atoms.ts";
 import {
   HELP,
   OptionError,
@@ -48,13 +51,11 @@ import { siliconStructures } from "./potential/silicon.ts";
 import {
   atomCount,
   DataSetError,
-  elementOf,
+  elementsOf,
   type Structure,
 } from "./potential/structure.ts";
 import { whiten } from "./potential/whitening.ts";
 
-/** Radial functions of the descriptors: 5 make 65 descriptors. */
-const RADIAL_FUNCTIONS = 5;
 /** Sizes of the data set that is made when no file is given. */
 const SILICON_TRAIN = 80;
 const SILICON_TEST = 20;
@@ -85,43 +86,59 @@ async function main(options: Options): Promise<void> {
   // --- Data: every replica reads all of it, and works on its share. ---------
 
   const { trainSet, testSet } = await loadData(options);
-  const descriptors: DescriptorOptions = {
-    cutoff: options.cutoff,
-    radial: RADIAL_FUNCTIONS,
-  };
+  const elements = elementsOf(trainSet);
+  const basis = makeBasis(elements, options.cutoff);
   // The order of the structures depends on the seed, not on the replicas.
   const random = new Random(options.seed);
   const size = options.batch;
-  const trainShares = await deal(trainSet, size, random, group, descriptors);
-  const testShares = await deal(testSet, size, random, group, descriptors);
+  const trainShares = await deal(trainSet, size, random, group, basis);
+  const testShares = await deal(testSet, size, random, group, basis);
 
-  // Descriptors are nearly dependent on each other; whitened ones are not.
+  // The functions are nearly dependent on each other; whitened ones are not.
+  const freeAtoms = findFreeAtoms(trainSet);
   const whitening = whiten(
     trainSet,
-    await allStatistics(trainShares, descriptors, group),
-    parameterCount(descriptors),
+    await allStatistics(trainSet, trainShares, basis, group),
+    freeAtoms,
+    basis,
   );
   using owned = new DisposableStack();
   const toDevice = (structures: Structure[], shares: Share[]): Batch[] =>
     shares.map((share) =>
-      owned.use(new Batch(device, structures, share, whitening, options))
+      owned.use(new Batch(device, structures, share, whitening, basis, options))
     );
   const trainBatches = toDevice(trainSet, trainShares);
   const testBatches = toDevice(testSet, testShares);
 
   if (isFirst) {
     console.log(
-      `${elementOf(trainSet)}: ${trainSet.length} structures ` +
+      `${
+        elements.map((z) => SYMBOLS[z]).join(", ")
+      }: ${trainSet.length} structures ` +
         `(${atomCount(...trainSet)} atoms) to train on, ${testSet.length} ` +
         `(${atomCount(...testSet)} atoms) to test on; ${whitening.size} ` +
         `parameters, ${options.dtype}; ${group.worldSize} × ${device.name} ` +
         `(${group.backend})`,
     );
+    printFreeAtoms(freeAtoms);
+    const free = basis.size - elements.filter(freeAtoms.isKnown).length;
+    if (whitening.size < free) {
+      console.log(
+        `${free - whitening.size} of ${free} functions are not determined by ` +
+          `these structures, and left out`,
+      );
+    }
   }
 
   // --- Training. ------------------------------------------------------------
 
-  using parameters = device.zeros([whitening.size, 1], options.dtype);
+  // From the least squares on, to the minimum of the loss that is asked for.
+  using parameters = device.tensor(
+    options.dtype === "float32"
+      ? Float32Array.from(whitening.start)
+      : whitening.start,
+    [whitening.size, 1],
+  );
   using adam = new Adam([parameters], { lr: options.lr });
   const losses: LossPoint[] = [];
   const training: Training = {
@@ -133,11 +150,11 @@ async function main(options: Options): Promise<void> {
     division: divisionSettings(options, group),
   };
   if (options.resume) await resume(training, options.checkpoint!, group);
-  const start = performance.now();
+  const began = performance.now();
   const steps = options.steps - adam.steps;
   await fit(training, trainBatches, random, options, group);
   await device.synchronize();
-  const seconds = (performance.now() - start) / 1000;
+  const seconds = (performance.now() - began) / 1000;
 
   // --- How good it is. ------------------------------------------------------
 
@@ -355,27 +372,47 @@ async function loadData(
   const testSet = test === undefined
     ? siliconStructures(SILICON_TEST, seed + 1)
     : await readLabelled(test);
-  elementOf([...trainSet, ...testSet]);
+  const known = elementsOf(trainSet);
+  for (const { source, numbers } of testSet) {
+    const other = numbers.find((z) => !known.includes(z));
+    if (other !== undefined) {
+      throw new DataSetError(
+        `${source}: has ${SYMBOLS[other]}, but there is none in the ` +
+          `structures to train on`,
+      );
+    }
+  }
   return { trainSet, testSet };
 }
 
-/** The structures of a file, which must all have an energy, forces and a cell. */
+/** The structures of a file, which must all have an energy and forces. */
 async function readLabelled(path: string): Promise<Structure[]> {
   const file = await ExtxyzFile.open(path);
-  const structures = await Array.fromAsync(file.structures());
-  for (const { source, energy, forces, lattice } of structures) {
-    const problem = Number.isNaN(energy)
-      ? "no energy"
-      : forces.some(Number.isNaN)
-      ? "no force on some atom"
-      : lattice.every((x) => x === 0)
-      ? "no Lattice"
-      : undefined;
-    if (problem !== undefined) {
-      throw new DataSetError(`${source}: ${problem}`);
+  const structures: Structure[] = [];
+  for await (const structure of file.structures()) {
+    const { source, energy, forces } = structure;
+    // No force acts on an atom alone, whether it is said or not.
+    const isLabelled = isFreeAtom(structure) || !forces.some(Number.isNaN);
+    if (Number.isNaN(energy) || !isLabelled) {
+      throw new DataSetError(
+        `${source}: no ${isLabelled ? "energy" : "force on some atom"}`,
+      );
     }
+    structures.push(
+      isFreeAtom(structure)
+        ? { ...structure, forces: new Float64Array(3) }
+        : structure,
+    );
   }
   return structures;
+}
+
+/** Prints the energies of free atoms, and where they are from. */
+function printFreeAtoms({ energies, origins }: FreeAtoms): void {
+  const texts = [...origins].map(([z, origin]) =>
+    `${SYMBOLS[z]} ${energies[z]!.toFixed(4)} eV (${origin})`
+  );
+  console.log(`free atoms: ${texts.join(", ")}`);
 }
 
 if (import.meta.main) {

@@ -58,9 +58,10 @@ async function withTraining(
       adam,
       losses: [{ step: 1, loss: 0.5 }, { step: 2, loss: 0.1 }],
       whitening: {
-        energyPerAtom: -5.4,
+        freeAtoms: new Float64Array(119).fill(-5.4),
         mean: new Float64Array([1, 2, 3, 4]),
         transform: new Float64Array(12).fill(0.1),
+        start: new Float64Array(3),
         size: 3,
       },
       settings: { "--steps": 10, "--lr": 0.1 },
@@ -149,8 +150,13 @@ Deno.test("readCheckpoint() says what is wrong and changes nothing when a checkp
           ],
           [{ settings: { "--steps": 10 } }, "--lr was 0.1, is undefined"],
           [
-            { whitening: { ...whitening, energyPerAtom: -5.5 } },
-            "whitening.energyPerAtom is another",
+            {
+              whitening: {
+                ...whitening,
+                freeAtoms: whitening.freeAtoms.with(14, -5.5),
+              },
+            },
+            "whitening.freeAtoms is another",
           ],
           [
             { whitening: { ...whitening, mean: new Float64Array(5) } },
@@ -478,7 +484,7 @@ Deno.test("train_potential.ts tells the same errors again, and trains no more, w
 
     for (
       const [more, problem] of [
-        [["--resume", "--lr", "0.5"], "--lr was 0.01, is 0.5"],
+        [["--resume", "--lr", "0.5"], "--lr was 0.001, is 0.5"],
         [["--resume", "--batch", "8"], "--batch was 32, is 8"],
         [[], "go on with --resume, or name another folder"],
       ] as const

@@ -109,7 +109,15 @@ Deno.test("neighborList() repeats space along periodic axes only", () => {
     ] as const
   ) {
     const cell = randomCell([3, 0, 0, 1, 3, 0, 0, 1, 3.5], 3, periodic);
-    assertEquals(listed(cell, 4), bruteForce(cell, 4));
+    const expected = bruteForce(cell, 4);
+    assertEquals(listed(cell, 4), expected);
+    // Vectors along which nothing repeats may be any, also none.
+    for (const other of [[0, 0, 0], [3, 0, 0], [1, 3, 0], [-200, 7, 1]]) {
+      const lattice = cell.lattice.map((x, k) =>
+        periodic[Math.floor(k / 3)] ? x : other[k % 3]!
+      );
+      assertEquals(listed({ ...cell, lattice }, 4), expected);
+    }
   }
 });
 

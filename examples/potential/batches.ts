@@ -11,23 +11,15 @@
  */
 
 import type { Device, ProcessGroup, Tensor } from "../../mod.ts";
-import {
-  type DescriptorOptions,
-  type DesignRows,
-  designRows,
-  parameterCount,
-} from "./descriptors.ts";
+import type { Basis } from "./basis.ts";
+import { Descriptors, type DesignRows } from "./descriptors.ts";
+import { energyOfAtoms } from "./free_atoms.ts";
 import { gather } from "./gather.ts";
 import type { Options } from "./options.ts";
 import { Progress } from "./progress.ts";
 import type { Random } from "./random.ts";
 import { atomCount, type Structure } from "./structure.ts";
-import {
-  applyWhitening,
-  statisticsLength,
-  structureStatistics,
-  type Whitening,
-} from "./whitening.ts";
+import { applyWhitening, Statistics, type Whitening } from "./whitening.ts";
 
 /** One replica's share of a batch, before it is on the device. */
 export interface Share {
@@ -36,8 +28,10 @@ export interface Share {
   /** Which of them are this replica's. */
   readonly members: readonly number[];
   /** Design rows of the members. */
-  readonly rows: readonly DesignRows[];
+  readonly rows: readonly Rows[];
 }
+
+type Rows = Pick<DesignRows, "energy" | "forces">;
 
 /**
  * Deals a data set to the replicas and computes the descriptors of this
@@ -48,17 +42,19 @@ export async function deal(
   batchSize: number,
   random: Random,
   { rank, worldSize }: Pick<ProcessGroup, "rank" | "worldSize">,
-  options: DescriptorOptions,
+  basis: Basis,
 ): Promise<Share[]> {
+  const descriptors = new Descriptors(basis);
   using progress = new Progress("descriptors", structures.length, rank === 0);
   const order = random.permutation(structures.length);
   const shares: Share[] = [];
   for (let first = 0; first < order.length; first += batchSize) {
     const batch = order.slice(first, first + batchSize);
     const members = batch.filter((_, k) => k % worldSize === rank);
-    const rows: DesignRows[] = [];
+    const rows: Rows[] = [];
     for (const member of members) {
-      rows.push(designRows(structures[member]!, options));
+      const { energy, forces } = descriptors.designRows(structures[member]!);
+      rows.push({ energy, forces });
       // The others are about as far.
       await progress.update(
         Math.min(first + rows.length * worldSize, order.length),
@@ -70,28 +66,32 @@ export async function deal(
 }
 
 /**
- * The statistics of all structures, in the order of the data set and the same
- * on all replicas, each of which computes those of its share.
+ * The statistics of all structures, the same to the bit on all replicas and for
+ * any number of them: each computes those of its share, and all add them in the
+ * order of the batches.
  */
 export async function allStatistics(
+  structures: readonly Structure[],
   shares: readonly Share[],
-  options: DescriptorOptions,
+  basis: Basis,
   group: ProcessGroup,
-): Promise<Float64Array[]> {
-  const length = statisticsLength(parameterCount(options));
-  const all: Float64Array[] = [];
+): Promise<Statistics> {
+  const all = new Statistics(basis);
+  const { length } = all;
   for (const { batch, members, rows } of shares) {
-    const ofBatch = new Float64Array(batch.length * length);
-    members.forEach((member, k) => {
-      ofBatch.set(
-        structureStatistics(rows[k]!),
-        batch.indexOf(member) * length,
+    for (let first = 0; first < batch.length; first += group.worldSize) {
+      const round = batch.slice(first, first + group.worldSize);
+      const parts = new Float64Array(round.length * length);
+      const own = members.indexOf(round[group.rank] ?? -1);
+      if (own >= 0) {
+        const part = all.of(rows[own]!, structures[members[own]!]!);
+        parts.set(part, group.rank * length);
+      }
+      const gathered = await gather(parts, group);
+      round.forEach((structure, k) =>
+        all.add(structure, gathered.subarray(k * length, (k + 1) * length))
       );
-    });
-    const gathered = await gather(ofBatch, group);
-    batch.forEach((structure, k) => {
-      all[structure] = gathered.subarray(k * length, (k + 1) * length);
-    });
+    }
   }
   return all;
 }
@@ -111,6 +111,7 @@ export class Batch implements Disposable {
     structures: readonly Structure[],
     { members, rows }: Share,
     whitening: Whitening,
+    basis: Basis,
     { dtype, microBatch }: Pick<Options, "dtype" | "microBatch">,
   ) {
     const size = microBatch ?? Math.max(members.length, 1);
@@ -120,7 +121,9 @@ export class Batch implements Disposable {
         members: members.slice(at, at + size),
         rows: rows.slice(at, at + size),
       };
-      micro.push(new MicroBatch(device, structures, part, whitening, dtype));
+      micro.push(
+        new MicroBatch(device, structures, part, whitening, basis, dtype),
+      );
     }
     this.micro = micro;
     this.structures = members.length;
@@ -140,7 +143,7 @@ export class MicroBatch implements Disposable {
   readonly atoms: number;
   /** `[S]`: atoms of each structure. */
   readonly natoms: Tensor;
-  /** `[S, 1]`: reference energies, without the mean energy of the atoms. */
+  /** `[S, 1]`: reference energies, without those of the free atoms. */
   readonly energies: Tensor;
   /** `[N, 3]`: reference forces. */
   readonly forces: Tensor;
@@ -154,10 +157,11 @@ export class MicroBatch implements Disposable {
     structures: readonly Structure[],
     { members, rows }: Pick<Share, "members" | "rows">,
     whitening: Whitening,
+    basis: Basis,
     dtype: Options["dtype"],
   ) {
     const own = members.map((member) => structures[member]!);
-    const white = rows.map((row) => applyWhitening(row, whitening));
+    const white = rows.map((row) => applyWhitening(row, whitening, basis));
     const count = own.length;
     const atoms = atomCount(...own);
     const width = whitening.size;
@@ -185,7 +189,7 @@ export class MicroBatch implements Disposable {
     );
     this.energies = tensor(
       own.map(({ energy, numbers }) =>
-        Float64Array.of(energy - numbers.length * whitening.energyPerAtom)
+        Float64Array.of(energy - energyOfAtoms(numbers, whitening.freeAtoms))
       ),
       [count, 1],
     );

@@ -194,12 +194,12 @@ function tensorsOf({ parameters, adam }: Training): Record<string, Tensor> {
 
 /** What the parameters mean: the same from the first step to the last. */
 function constants({ whitening }: Training): Record<string, SafetensorsArray> {
-  const { energyPerAtom, mean, transform, size } = whitening;
+  const { freeAtoms, mean, transform, size } = whitening;
   return {
-    "whitening.energyPerAtom": {
+    "whitening.freeAtoms": {
       dtype: "float64",
-      shape: [],
-      data: Float64Array.of(energyPerAtom),
+      shape: [freeAtoms.length],
+      data: Float64Array.from(freeAtoms),
     },
     "whitening.mean": {
       dtype: "float64",

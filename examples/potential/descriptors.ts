@@ -1,301 +1,357 @@
 /**
- * Invariant descriptors of the surroundings of an atom, and their exact
- * derivatives: what a linear potential is linear in.
- *
- * Around atom i, with u the direction and r the distance of a neighbour, the
- * neighbours' moments are the tensors
- *
- *     M_nl = Σ_neighbours R_n(r) u⊗…⊗u   (l times, l = 0 to 3)
- *
- * with radial functions R_n(r) = T_n(2r/r_c − 1) · ½(1 + cos(πr/r_c)), T_n the
- * Chebyshev polynomials. No rotation changes their contractions, which are
- * the descriptors:
- *
- *     pair terms         M_n0
- *     three-body terms   M_nl : M_ml = Σ_j Σ_k R_n(r_j) R_m(r_k) cos^l θ_jk
- *
- * The moments make the three-body terms cost one sum over neighbours and not
- * a double one. The energy of a structure is then linear in the descriptors
- * summed over its atoms, and so the forces are linear in their derivatives.
+ * The functions of a basis and their exact derivatives, for a structure.
  *
  * @module
  */
 
-import { neighborList } from "./neighbors.ts";
-import type { Structure } from "./structure.ts";
+import { SYMBOLS } from "../extxyz/elements.ts";
+import { volumeOf } from "../extxyz/cell.ts";
+import type { Basis } from "./basis.ts";
+import { Bond, FIRST_PRODUCT } from "./bond.ts";
+import { type NeighborList, neighborList } from "./neighbors.ts";
+import { DataSetError, type Geometry } from "./structure.ts";
 
-/** What fixes the descriptors. */
-export interface DescriptorOptions {
-  /** Distance in Å beyond which atoms do not see each other. */
-  readonly cutoff: number;
-  /** Number of radial functions. */
-  readonly radial: number;
-}
-
-/** Energy and forces of one structure, as linear maps from the parameters. */
+/** Energy, forces and stress of a structure, as linear maps from the parameters. */
 export interface DesignRows {
-  /** `[parameters]`: descriptors summed over the atoms; last the constant, the number of atoms. */
+  /** `[size]` */
   readonly energy: Float64Array;
-  /** `[3 · atoms, parameters]`: minus the derivative of `energy` by each coordinate. */
+  /** `[3 · atoms, size]`: minus the derivative of `energy` by each coordinate. */
   readonly forces: Float64Array;
+  /** `[6, size]`: its derivative by strain over the volume: xx yy zz yz xz xy. */
+  readonly stress: Float64Array;
 }
 
-/** Highest order of the moments. */
-const MAX_ORDER = 3;
+/** What a potential says of a structure. */
+export interface Prediction {
+  /** eV */
+  readonly energy: number;
+  /** eV/Å: x, y, z of atom after atom. */
+  readonly forces: Float64Array<ArrayBuffer>;
+  /** eV/Å³: xx yy zz yz xz xy; NaN where the structure is not periodic in three directions. */
+  readonly stress: Float64Array<ArrayBuffer>;
+}
 
-/** Components of a symmetric tensor of order l, as exponents of x, y and z. */
-const COMPONENTS = Array.from({ length: MAX_ORDER + 1 }, (_, order) => {
-  const all: [number, number, number][] = [];
-  for (let x = order; x >= 0; x--) {
-    for (let y = order - x; y >= 0; y--) all.push([x, y, order - x - y]);
+/** The indices a, b of the components of a stress. */
+const VOIGT = [[0, 0], [1, 1], [2, 2], [1, 2], [0, 2], [0, 1]] as const;
+
+/** Computes the functions of a basis; has the memory for it. */
+export class Descriptors {
+  readonly basis: Basis;
+  readonly #bond: Bond;
+  /** The numbers of the tape for one atom. */
+  readonly #value: Float64Array;
+  /** Their derivatives by the position of a neighbour, or of an energy by them. */
+  readonly #slope: Float64Array;
+  /** ∂value[k]/∂value[left] and …[right] of each product. */
+  readonly #byLeft: Float64Array;
+  readonly #byRight: Float64Array;
+  readonly #places: ReadonlyMap<number, number>;
+
+  constructor(basis: Basis) {
+    this.basis = basis;
+    const { pair, moments, kinds, tape, elements } = basis;
+    const most = Math.ceil(moments[0]!.length / kinds);
+    this.#bond = new Bond(Math.max(pair, most), basis.cutoff);
+    this.#value = new Float64Array(tape.size);
+    this.#slope = new Float64Array(3 * tape.size);
+    this.#byLeft = new Float64Array(tape.left.length);
+    this.#byRight = new Float64Array(tape.left.length);
+    this.#places = new Map(elements.map((z, e) => [z, e]));
   }
-  return all;
-});
 
-/** How often each component stands in the full tensor: l! / (x! y! z!). */
-const MULTIPLICITY = COMPONENTS.map((components, order) =>
-  components.map(([x, y, z]) =>
-    factorial(order) / (factorial(x) * factorial(y) * factorial(z))
-  )
-);
+  /**
+   * The design rows of a structure.
+   *
+   * @throws {DataSetError} where it has an element that is not the basis's.
+   * @throws {GeometryError} where its geometry makes no sense.
+   */
+  designRows(structure: Geometry): DesignRows {
+    const { basis } = this;
+    const { functions, size, pair, invariants } = basis;
+    const count = basis.elements.length;
+    const kinds = this.#elementsOf(structure);
+    const atoms = kinds.length;
+    const energy = new Float64Array(size);
+    const forces = new Float64Array(3 * atoms * size);
+    const stress = new Float64Array(6 * size);
+    const perVolume = periodicVolume(structure) ** -1;
 
-/** The number of parameters of the potential: pair terms, three-body terms, a constant. */
-export function parameterCount({ radial }: DescriptorOptions): number {
-  return radial + (MAX_ORDER + 1) * radial * (radial + 1) / 2 + 1;
-}
-
-/**
- * Computes the design rows of one structure.
- *
- * @throws {GeometryError} where the structure's geometry makes no sense.
- */
-export function designRows(
-  structure: Structure,
-  options: DescriptorOptions,
-): DesignRows {
-  const { cutoff, radial } = options;
-  const atoms = structure.numbers.length;
-  const width = parameterCount(options);
-  const energy = new Float64Array(width);
-  const forces = new Float64Array(3 * atoms * width);
-  energy[width - 1] = atoms;
-
-  const neighbors = neighborList(structure, cutoff);
-  const value = new Float64Array(radial);
-  const slope = new Float64Array(radial);
-  const moments = COMPONENTS.map((c) => new Float64Array(radial * c.length));
-  // Of each radial function, for one neighbour: the moment contracted with u
-  // once less than its order (a vector), and as often (a number).
-  const vectors = new Float64Array(3 * radial);
-  const numbers = new Float64Array(radial);
-  // d(descriptor)/d(position of the neighbour): x, y and z, and their sum.
-  const gradient = new Float64Array(3 * width);
-  const total = new Float64Array(3 * width);
-
-  for (let i = 0; i < atoms; i++) {
-    const begin = neighbors.start[i]!;
-    const end = neighbors.start[i + 1]!;
-
-    for (const moment of moments) moment.fill(0);
-    for (let k = begin; k < end; k++) {
-      const r = neighbors.distance[k]!;
-      radialFunctions(r, cutoff, value, slope);
-      addToMoments(
-        moments,
-        value,
-        neighbors.vector[3 * k]! / r,
-        neighbors.vector[3 * k + 1]! / r,
-        neighbors.vector[3 * k + 2]! / r,
-      );
-    }
-    addDescriptors(moments, radial, energy);
-
-    total.fill(0);
-    for (let k = begin; k < end; k++) {
-      const r = neighbors.distance[k]!;
-      const x = neighbors.vector[3 * k]! / r;
-      const y = neighbors.vector[3 * k + 1]! / r;
-      const z = neighbors.vector[3 * k + 2]! / r;
-      radialFunctions(r, cutoff, value, slope);
-
-      for (let n = 0; n < radial; n++) {
-        gradient[n] = slope[n]! * x;
-        gradient[width + n] = slope[n]! * y;
-        gradient[2 * width + n] = slope[n]! * z;
+    const neighbors = neighborList(structure, basis.cutoff);
+    const bond = this.#bond;
+    const slope = this.#slope;
+    // ∂(function)/∂(position of the neighbour): x, y, z, and their sum.
+    const gradient = new Float64Array(3 * functions);
+    const total = new Float64Array(3 * functions);
+    for (let i = 0; i < atoms; i++) {
+      const first = count + kinds[i]! * functions;
+      energy[kinds[i]!]!++;
+      this.#compute(neighbors, i, kinds, energy.subarray(first));
+      for (let p = 0; p < invariants.length; p++) {
+        energy[first + pair * count + p]! += this.#value[invariants[p]!]!;
       }
-      let p = radial;
-      for (let order = 0; order <= MAX_ORDER; order++) {
-        contract(order, moments[order]!, x, y, z, vectors, numbers);
-        // ∂(R u^l) : M = (R′ − l R/r) (M : u^l) u + (l R/r) (M : u^(l−1))
-        const perR = order / r;
-        for (let n = 0; n < radial; n++) {
-          const acrossN = value[n]! * perR;
-          const alongN = slope[n]! - acrossN;
-          const numberN = numbers[n]!;
-          const vx = vectors[3 * n]!;
-          const vy = vectors[3 * n + 1]!;
-          const vz = vectors[3 * n + 2]!;
-          for (let m = n; m < radial; m++, p++) {
-            const acrossM = value[m]! * perR;
-            const along = alongN * numbers[m]! +
-              (slope[m]! - acrossM) * numberN;
-            gradient[p] = along * x + acrossN * vectors[3 * m]! + acrossM * vx;
-            gradient[width + p] = along * y +
-              acrossN * vectors[3 * m + 1]! + acrossM * vy;
-            gradient[2 * width + p] = along * z +
-              acrossN * vectors[3 * m + 2]! + acrossM * vz;
+
+      total.fill(0);
+      for (let k = neighbors.start[i]!; k < neighbors.start[i + 1]!; k++) {
+        const j = neighbors.index[k]!;
+        this.#setBond(neighbors, k);
+        this.#differentiate(kinds[j]!);
+        gradient.fill(0, 0, 3 * pair * count);
+        for (let n = 0; n < pair; n++) {
+          const p = 3 * (kinds[j]! * pair + n);
+          gradient[p] = bond.slope[n]! * bond.x;
+          gradient[p + 1] = bond.slope[n]! * bond.y;
+          gradient[p + 2] = bond.slope[n]! * bond.z;
+        }
+        for (let p = 0; p < invariants.length; p++) {
+          const at = 3 * invariants[p]!;
+          const to = 3 * (pair * count + p);
+          gradient[to] = slope[at]!;
+          gradient[to + 1] = slope[at + 1]!;
+          gradient[to + 2] = slope[at + 2]!;
+        }
+        const row = 3 * j * size + first;
+        for (let p = 0; p < functions; p++) {
+          const gx = gradient[3 * p]!;
+          const gy = gradient[3 * p + 1]!;
+          const gz = gradient[3 * p + 2]!;
+          forces[row + p]! -= gx;
+          forces[row + size + p]! -= gy;
+          forces[row + 2 * size + p]! -= gz;
+          total[3 * p]! += gx;
+          total[3 * p + 1]! += gy;
+          total[3 * p + 2]! += gz;
+        }
+        for (let c = 0; c < 6; c++) {
+          const [a, b] = VOIGT[c]!;
+          const length = neighbors.vector[3 * k + b]! * perVolume;
+          for (let p = 0; p < functions; p++) {
+            stress[c * size + first + p]! += gradient[3 * p + a]! * length;
           }
         }
       }
-
-      const row = 3 * neighbors.index[k]! * width;
-      for (let c = 0; c < 3 * width; c++) {
-        const g = gradient[c]!;
-        forces[row + c]! -= g;
-        total[c]! += g;
-      }
-    }
-    // Moving the atom itself moves all its neighbours the other way.
-    for (let c = 0; c < 3 * width; c++) forces[3 * i * width + c]! += total[c]!;
-  }
-  return { energy, forces };
-}
-
-/** R_n(r) and its derivative for all n. */
-function radialFunctions(
-  r: number,
-  cutoff: number,
-  value: Float64Array,
-  slope: Float64Array,
-): void {
-  const x = 2 * r / cutoff - 1;
-  const dx = 2 / cutoff;
-  const smooth = 0.5 * (1 + Math.cos(Math.PI * r / cutoff));
-  const dSmooth = -0.5 * Math.PI / cutoff * Math.sin(Math.PI * r / cutoff);
-  // T_0 = 1, T_1 = x, T_n+1 = 2x T_n − T_n−1, and the same differentiated.
-  let t = 1, dt = 0, next = x, dNext = 1;
-  for (let n = 0; n < value.length; n++) {
-    value[n] = t * smooth;
-    slope[n] = dt * dx * smooth + t * dSmooth;
-    const after = 2 * x * next - t;
-    const dAfter = 2 * next + 2 * x * dNext - dt;
-    t = next, dt = dNext, next = after, dNext = dAfter;
-  }
-}
-
-/** Adds one neighbour in direction x, y, z to the moments of all orders. */
-function addToMoments(
-  moments: readonly Float64Array[],
-  value: Float64Array,
-  x: number,
-  y: number,
-  z: number,
-): void {
-  const [m0, m1, m2, m3] = moments as [
-    Float64Array,
-    Float64Array,
-    Float64Array,
-    Float64Array,
-  ];
-  const xx = x * x, xy = x * y, xz = x * z, yy = y * y, yz = y * z, zz = z * z;
-  for (let n = 0; n < value.length; n++) {
-    const R = value[n]!;
-    m0[n]! += R;
-    m1[3 * n]! += R * x;
-    m1[3 * n + 1]! += R * y;
-    m1[3 * n + 2]! += R * z;
-    m2[6 * n]! += R * xx;
-    m2[6 * n + 1]! += R * xy;
-    m2[6 * n + 2]! += R * xz;
-    m2[6 * n + 3]! += R * yy;
-    m2[6 * n + 4]! += R * yz;
-    m2[6 * n + 5]! += R * zz;
-    m3[10 * n]! += R * xx * x;
-    m3[10 * n + 1]! += R * xx * y;
-    m3[10 * n + 2]! += R * xx * z;
-    m3[10 * n + 3]! += R * xy * y;
-    m3[10 * n + 4]! += R * xy * z;
-    m3[10 * n + 5]! += R * xz * z;
-    m3[10 * n + 6]! += R * yy * y;
-    m3[10 * n + 7]! += R * yy * z;
-    m3[10 * n + 8]! += R * yz * z;
-    m3[10 * n + 9]! += R * zz * z;
-  }
-}
-
-/** Adds the descriptors of one atom to `out`. */
-function addDescriptors(
-  moments: readonly Float64Array[],
-  radial: number,
-  out: Float64Array,
-): void {
-  for (let n = 0; n < radial; n++) out[n]! += moments[0]![n]!;
-  let p = radial;
-  for (let order = 0; order <= MAX_ORDER; order++) {
-    const moment = moments[order]!;
-    const multiplicity = MULTIPLICITY[order]!;
-    const size = multiplicity.length;
-    for (let n = 0; n < radial; n++) {
-      for (let m = n; m < radial; m++, p++) {
-        let sum = 0;
-        for (let c = 0; c < size; c++) {
-          sum += multiplicity[c]! * moment[n * size + c]! *
-            moment[m * size + c]!;
+      // Moving the atom itself moves all its neighbours the other way.
+      for (let axis = 0; axis < 3; axis++) {
+        const row = (3 * i + axis) * size + first;
+        for (let p = 0; p < functions; p++) {
+          forces[row + p]! += total[3 * p + axis]!;
         }
-        out[p]! += sum;
       }
     }
+    return { energy, forces, stress };
   }
-}
 
-/** Contracts the moments of one order with the direction x, y, z. */
-function contract(
-  order: number,
-  moment: Float64Array,
-  x: number,
-  y: number,
-  z: number,
-  vectors: Float64Array,
-  numbers: Float64Array,
-): void {
-  const radial = numbers.length;
-  if (order === 0) {
-    vectors.fill(0);
-    numbers.set(moment);
-    return;
-  }
-  for (let n = 0; n < radial; n++) {
-    let vx: number, vy: number, vz: number;
-    if (order === 1) {
-      vx = moment[3 * n]!;
-      vy = moment[3 * n + 1]!;
-      vz = moment[3 * n + 2]!;
-    } else if (order === 2) {
-      const m = 6 * n;
-      vx = moment[m]! * x + moment[m + 1]! * y + moment[m + 2]! * z;
-      vy = moment[m + 1]! * x + moment[m + 3]! * y + moment[m + 4]! * z;
-      vz = moment[m + 2]! * x + moment[m + 4]! * y + moment[m + 5]! * z;
-    } else {
-      const m = 10 * n;
-      const xx = x * x, yy = y * y, zz = z * z;
-      const xy = 2 * x * y, xz = 2 * x * z, yz = 2 * y * z;
-      const [xyz, xyy, xzz] = [moment[m + 4]!, moment[m + 3]!, moment[m + 5]!];
-      const [xxy, xxz] = [moment[m + 1]!, moment[m + 2]!];
-      const [yyz, yzz] = [moment[m + 7]!, moment[m + 8]!];
-      vx = moment[m]! * xx + xyy * yy + xzz * zz + xxy * xy + xxz * xz +
-        xyz * yz;
-      vy = xxy * xx + moment[m + 6]! * yy + yzz * zz + xyy * xy + xyz * xz +
-        yyz * yz;
-      vz = xxz * xx + yyz * yy + moment[m + 9]! * zz + xyz * xy + xzz * xz +
-        yzz * yz;
+  /**
+   * Energy, forces and stress of a structure with these parameters: the same
+   * numbers as by the design rows, from one backward pass along the tape.
+   *
+   * @param parameters `[size]`
+   * @throws {DataSetError} where it has an element that is not the basis's.
+   * @throws {GeometryError} where its geometry makes no sense.
+   */
+  predict(structure: Geometry, parameters: Float64Array): Prediction {
+    const { basis } = this;
+    const { functions, pair, invariants, tape, moments } = basis;
+    const count = basis.elements.length;
+    const kinds = this.#elementsOf(structure);
+    const atoms = kinds.length;
+    const forces = new Float64Array(3 * atoms);
+    const virial = new Float64Array(9);
+    const neighbors = neighborList(structure, basis.cutoff);
+    const bond = this.#bond;
+    const pairs = new Float64Array(pair * count);
+    const slope = this.#slope.subarray(0, tape.size);
+    let energy = 0;
+    for (let i = 0; i < atoms; i++) {
+      const first = count + kinds[i]! * functions;
+      pairs.fill(0);
+      this.#compute(neighbors, i, kinds, pairs);
+      energy += parameters[kinds[i]!]!;
+      for (let p = 0; p < pairs.length; p++) {
+        energy += parameters[first + p]! * pairs[p]!;
+      }
+      slope.fill(0);
+      for (let p = 0; p < invariants.length; p++) {
+        const parameter = parameters[first + pairs.length + p]!;
+        energy += parameter * this.#value[invariants[p]!]!;
+        slope[invariants[p]!]! += parameter;
+      }
+      for (let k = tape.size - 1; k >= tape.inputs; k--) {
+        const g = slope[k]!;
+        const end = tape.start[k - tape.inputs + 1]!;
+        for (let t = tape.start[k - tape.inputs]!; t < end; t++) {
+          slope[tape.left[t]!]! += g * this.#byLeft[t]!;
+          slope[tape.right[t]!]! += g * this.#byRight[t]!;
+        }
+      }
+
+      for (let k = neighbors.start[i]!; k < neighbors.start[i + 1]!; k++) {
+        const j = neighbors.index[k]!;
+        this.#setBond(neighbors, k);
+        let radial = 0; // along the bond
+        for (let n = 0; n < pair; n++) {
+          radial += parameters[first + kinds[j]! * pair + n]! * bond.slope[n]!;
+        }
+        let gx = 0, gy = 0, gz = 0;
+        for (let rank = 0; rank < moments.length; rank++) {
+          const from = FIRST_PRODUCT[rank]!;
+          const components = (rank + 1) * (rank + 2) / 2;
+          const ofRank = moments[rank]!;
+          for (let q = 0; q < ofRank.length; q++) {
+            const share = this.#share(kinds[j]!, q);
+            if (share === 0) continue;
+            const n = Math.floor(q / basis.kinds);
+            const value = share * bond.value[n]!;
+            const along = share * bond.slope[n]!;
+            for (let c = 0; c < components; c++) {
+              const g = slope[ofRank[q]! + c]!;
+              const across = g * value;
+              radial += g * along * bond.product[from + c]!;
+              gx += across * bond.gradient[3 * (from + c)]!;
+              gy += across * bond.gradient[3 * (from + c) + 1]!;
+              gz += across * bond.gradient[3 * (from + c) + 2]!;
+            }
+          }
+        }
+        const g = [
+          gx + radial * bond.x,
+          gy + radial * bond.y,
+          gz + radial * bond.z,
+        ];
+        for (let axis = 0; axis < 3; axis++) {
+          forces[3 * j + axis]! -= g[axis]!;
+          forces[3 * i + axis]! += g[axis]!;
+          for (let b = 0; b < 3; b++) {
+            virial[3 * axis + b]! += g[axis]! * neighbors.vector[3 * k + b]!;
+          }
+        }
+      }
     }
-    vectors[3 * n] = vx;
-    vectors[3 * n + 1] = vy;
-    vectors[3 * n + 2] = vz;
-    numbers[n] = vx * x + vy * y + vz * z;
+    const volume = periodicVolume(structure);
+    const stress = Float64Array.from(
+      VOIGT,
+      ([a, b]) => (virial[3 * a + b]! + virial[3 * b + a]!) / (2 * volume),
+    );
+    return { energy, forces, stress };
+  }
+
+  /** The place of each atom's element among the basis's. */
+  #elementsOf({ numbers, source }: Geometry): Uint8Array {
+    const kinds = new Uint8Array(numbers.length);
+    for (let i = 0; i < kinds.length; i++) {
+      const place = this.#places.get(numbers[i]!);
+      if (place === undefined) {
+        const known = this.basis.elements.map((z) => SYMBOLS[z]).join(", ");
+        throw new DataSetError(
+          `${source}: has ${
+            SYMBOLS[numbers[i]!]
+          }, the potential is of ${known}`,
+        );
+      }
+      kinds[i] = place;
+    }
+    return kinds;
+  }
+
+  #setBond({ distance, vector }: NeighborList, k: number): void {
+    const at = 3 * k;
+    this.#bond.set(distance[k]!, vector[at]!, vector[at + 1]!, vector[at + 2]!);
+  }
+
+  /** How much of an element is in a moment. */
+  #share(element: number, moment: number): number {
+    const { kinds, mixture } = this.basis;
+    return mixture[element * kinds + moment % kinds]!;
+  }
+
+  /** Computes all numbers of the tape for an atom, and adds its pair terms. */
+  #compute(
+    neighbors: NeighborList,
+    i: number,
+    kinds: Uint8Array,
+    pairs: Float64Array,
+  ): void {
+    const { moments, tape, pair } = this.basis;
+    const value = this.#value;
+    const bond = this.#bond;
+    value.fill(0, 0, tape.inputs);
+    for (let k = neighbors.start[i]!; k < neighbors.start[i + 1]!; k++) {
+      this.#setBond(neighbors, k);
+      const element = kinds[neighbors.index[k]!]!;
+      for (let n = 0; n < pair; n++) {
+        pairs[element * pair + n]! += bond.value[n]!;
+      }
+      for (let rank = 0; rank < moments.length; rank++) {
+        const from = FIRST_PRODUCT[rank]!;
+        const components = (rank + 1) * (rank + 2) / 2;
+        const ofRank = moments[rank]!;
+        for (let q = 0; q < ofRank.length; q++) {
+          const share = this.#share(element, q) *
+            bond.value[Math.floor(q / this.basis.kinds)]!;
+          if (share === 0) continue;
+          for (let c = 0; c < components; c++) {
+            value[ofRank[q]! + c]! += share * bond.product[from + c]!;
+          }
+        }
+      }
+    }
+    const { start, left, right, factor, inputs, size } = tape;
+    for (let k = inputs; k < size; k++) {
+      let sum = 0;
+      for (let t = start[k - inputs]!; t < start[k - inputs + 1]!; t++) {
+        const byLeft = factor[t]! * value[right[t]!]!;
+        sum += byLeft * value[left[t]!]!;
+        this.#byLeft[t] = byLeft;
+        this.#byRight[t] = factor[t]! * value[left[t]!]!;
+      }
+      value[k] = sum;
+    }
+  }
+
+  /** Differentiates all numbers of the tape by the position of the neighbour that is set. */
+  #differentiate(element: number): void {
+    const { moments, tape, kinds } = this.basis;
+    const slope = this.#slope;
+    const bond = this.#bond;
+    for (let rank = 0; rank < moments.length; rank++) {
+      const from = FIRST_PRODUCT[rank]!;
+      const components = (rank + 1) * (rank + 2) / 2;
+      const ofRank = moments[rank]!;
+      for (let q = 0; q < ofRank.length; q++) {
+        const share = this.#share(element, q);
+        const n = Math.floor(q / kinds);
+        const value = share * bond.value[n]!;
+        const along = share * bond.slope[n]!;
+        for (let c = 0; c < components; c++) {
+          const at = 3 * (ofRank[q]! + c);
+          const product = along * bond.product[from + c]!;
+          const g = 3 * (from + c);
+          slope[at] = product * bond.x + value * bond.gradient[g]!;
+          slope[at + 1] = product * bond.y + value * bond.gradient[g + 1]!;
+          slope[at + 2] = product * bond.z + value * bond.gradient[g + 2]!;
+        }
+      }
+    }
+    const { start, left, right, inputs, size } = tape;
+    const byLeft = this.#byLeft;
+    const byRight = this.#byRight;
+    for (let k = inputs; k < size; k++) {
+      let x = 0, y = 0, z = 0;
+      const end = start[k - inputs + 1]!;
+      for (let t = start[k - inputs]!; t < end; t++) {
+        const i = 3 * left[t]!, j = 3 * right[t]!;
+        const a = byLeft[t]!, b = byRight[t]!;
+        x += a * slope[i]! + b * slope[j]!;
+        y += a * slope[i + 1]! + b * slope[j + 1]!;
+        z += a * slope[i + 2]! + b * slope[j + 2]!;
+      }
+      slope[3 * k] = x;
+      slope[3 * k + 1] = y;
+      slope[3 * k + 2] = z;
+    }
   }
 }
 
-function factorial(n: number): number {
-  return n < 2 ? 1 : n * factorial(n - 1);
+/** The volume of a structure in Å³, NaN where it is not periodic in three directions. */
+function periodicVolume({ lattice, periodic }: Geometry): number {
+  return periodic.every(Boolean) ? volumeOf(lattice) : NaN;
 }

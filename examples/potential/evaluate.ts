@@ -6,6 +6,7 @@
 
 import { matmul, Metrics, type ProcessGroup, type Tensor } from "../../mod.ts";
 import type { Batch } from "./batches.ts";
+import { energyOfAtoms } from "./free_atoms.ts";
 import { gather } from "./gather.ts";
 import { atomCount, type Structure } from "./structure.ts";
 import type { Whitening } from "./whitening.ts";
@@ -71,7 +72,7 @@ export async function predict(
   structures: readonly Structure[],
   batches: readonly Batch[],
   parameters: Tensor,
-  { energyPerAtom }: Whitening,
+  { freeAtoms }: Whitening,
   group: ProcessGroup,
 ): Promise<Predictions> {
   const offsets = [0];
@@ -89,7 +90,8 @@ export async function predict(
     let at = 0;
     members.forEach((member, k) => {
       const atoms = atomCount(structures[member]!);
-      energies[member] = ofEnergies[k]! + atoms * energyPerAtom;
+      energies[member] = ofEnergies[k]! +
+        energyOfAtoms(structures[member]!.numbers, freeAtoms);
       forces.set(ofForces.subarray(at, at + 3 * atoms), offsets[member]!);
       at += 3 * atoms;
     });

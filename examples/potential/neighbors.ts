@@ -35,15 +35,18 @@ const MAX_IMAGE = 1e6;
 /**
  * Lists the neighbours of every atom that are nearer than `cutoff`.
  *
- * @param structure Atoms in any cell, however skewed or small.
+ * @param structure Atoms in any cell, however skewed or small; vectors along
+ * which nothing repeats do not matter.
  * @param cutoff Distance in Å.
- * @throws {GeometryError} where the cell has no volume, or atoms coincide.
+ * @throws {GeometryError} where the vectors along which it repeats are
+ * dependent, or atoms coincide.
  */
 export function neighborList(
   structure: Pick<Structure, "source" | "lattice" | "periodic" | "positions">,
   cutoff: number,
 ): NeighborList {
-  const { source, lattice, periodic, positions } = structure;
+  const { source, periodic, positions } = structure;
+  const lattice = wholeCell(structure);
   const atoms = positions.length / 3;
   const reciprocal = inverse(lattice, source);
   const density = atoms * Math.abs(determinant(reciprocal));
@@ -180,6 +183,36 @@ function sortIntoBins(
     first[bin] = i;
   }
   return { wrapped, cell, first, next };
+}
+
+/** A cell that has vectors perpendicular to all others where nothing repeats. */
+function wholeCell(
+  { lattice, periodic }: Pick<Structure, "lattice" | "periodic">,
+): Float64Array {
+  const cell = lattice.slice();
+  const of = (axis: number): Float64Array =>
+    cell.subarray(3 * axis, 3 * axis + 3);
+  const fixed = [0, 1, 2].filter((axis) => periodic[axis]);
+  const length = Math.max(...fixed.map((axis) => Math.hypot(...of(axis))), 1);
+  for (let axis = 0; axis < 3; axis++) {
+    if (periodic[axis]) continue;
+    const [first, second] = fixed.map(of);
+    const a = first ?? Float64Array.of(1, 0, 0);
+    // Of the coordinate axes the one that is least along the first vector.
+    const least = [0, 1, 2].reduce((i, j) =>
+      Math.abs(a[j]!) < Math.abs(a[i]!) ? j : i
+    );
+    const b = second ??
+      Float64Array.from([0, 1, 2], (k) => Number(k === least));
+    const cross = Float64Array.from([0, 1, 2], (k) => {
+      const [i, j] = [(k + 1) % 3, (k + 2) % 3];
+      return a[i]! * b[j]! - a[j]! * b[i]!;
+    });
+    const norm = Math.hypot(...cross);
+    of(axis).set(cross.map((x) => x * length / norm));
+    fixed.push(axis);
+  }
+  return cell;
 }
 
 function determinant(m: Float64Array): number {

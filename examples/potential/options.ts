@@ -43,7 +43,8 @@ Trains an interatomic potential on energies and forces.
 
   deno run -A launch.ts --nproc-per-node 2 examples/train_potential.ts [options]
 
-Data: extended XYZ, one chemical element, energies in eV, forces in eV/Å.
+Data: extended XYZ, up to ten chemical elements, any periodicity; energies in
+eV, forces in eV/Å, of every structure.
   --train FILE        structures to train on; without, silicon crystals
                       with the Stillinger–Weber potential are made
   --test FILE         structures to test on (with --train)
@@ -54,7 +55,7 @@ Training:
   --batch N           structures per step, over all replicas (default: 32)
   --micro-batch N     structures that a replica's model takes at a time; the
                       step is the same (default: its share of the batch)
-  --lr X              learning rate at the start (default: 0.01)
+  --lr X              learning rate at the start (default: 0.001)
   --energy-loss NAME  ${
   Object.keys(ENERGY_LOSSES).join(", ")
 } (default: per_atom_mae)
@@ -175,7 +176,7 @@ export function parseOptions(args: readonly string[]): Options | undefined {
     microBatch: text("micro-batch") === undefined
       ? undefined
       : number("micro-batch", 1, { from: 1, integer: true }),
-    lr: number("lr", 0.01, {}),
+    lr: number("lr", 0.001, {}),
     energyLoss,
     energyWeight: number("energy-weight", ENERGY_LOSSES[energyLoss], {}),
     forceLoss: choice("force-loss", FORCE_LOSSES),

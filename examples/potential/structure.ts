@@ -6,7 +6,6 @@
  */
 
 import { AtomlossError } from "../../errors.ts";
-import { SYMBOLS } from "../extxyz/elements.ts";
 
 /** Structures that cannot be one data set. */
 export class DataSetError extends AtomlossError {}
@@ -44,23 +43,15 @@ export function atomCount(...structures: readonly Structure[]): number {
   return structures.reduce((sum, { numbers }) => sum + numbers.length, 0);
 }
 
-/**
- * The one chemical element that all structures consist of.
- *
- * @throws {DataSetError} where there are several: the descriptors of this
- * example do not tell them apart.
- */
-export function elementOf(structures: readonly Structure[]): string {
-  const [first] = structures[0]?.numbers ?? [];
-  if (first === undefined) throw new DataSetError("there is no structure");
-  for (const { source, numbers } of structures) {
-    const other = numbers.find((number) => number !== first);
-    if (other !== undefined) {
-      throw new DataSetError(
-        `${source}: has ${SYMBOLS[other]}, but the first structure has ` +
-          `${SYMBOLS[first]}: all structures must be of one chemical element`,
-      );
-    }
-  }
-  return SYMBOLS[first]!;
+/** The elements of some structures: atomic numbers in ascending order. */
+export function elementsOf(structures: readonly Structure[]): number[] {
+  const found = new Set<number>();
+  for (const { numbers } of structures) for (const z of numbers) found.add(z);
+  return [...found].sort((a, b) => a - b);
 }
+
+/** Where the atoms of a structure are: all that a prediction needs. */
+export type Geometry = Pick<
+  Structure,
+  "source" | "numbers" | "lattice" | "periodic" | "positions"
+>;

@@ -1,133 +1,216 @@
 /**
- * A basis in which the descriptors are easy to train in.
+ * A basis in which the functions are easy to train in, and the parameters of
+ * the least squares to start from.
  *
- * Raw descriptors are nearly dependent on each other: some combinations vary a
+ * The functions are nearly dependent on each other: some combinations vary a
  * million times less over the data than others, and gradient descent would
- * need as many steps to find their parameters. Whitening subtracts the mean,
- * and then combines the descriptors so that in the new basis all of them vary
- * alike and independently, which is what their Gram matrix says about them.
+ * need as many steps to find their parameters. Whitening combines them so that
+ * in the new basis all vary alike and independently, which is what their Gram
+ * matrix says about them. With a ridge in it, the parameters of the regularised
+ * least squares are the products of this basis with the references.
  *
  * The same basis to the last bit is needed on all replicas, whatever their
- * number. So the statistics are kept for each structure apart
- * ({@linkcode structureStatistics}), and added in the order of the data set.
+ * number: a nearly singular matrix makes rounding errors large. So the Gram
+ * matrices of the structures are added one by one, in an order that does not
+ * depend on the replicas.
  *
  * @module
  */
 
 import { EigenvalueDecomposition, Matrix } from "ml-matrix";
+import type { Basis } from "./basis.ts";
 import type { DesignRows } from "./descriptors.ts";
-import type { Structure } from "./structure.ts";
+import { energyOfAtoms, type FreeAtoms } from "./free_atoms.ts";
+import { DataSetError, type Structure } from "./structure.ts";
 
 /** How much more a row of energy per atom counts than a force component. */
-const ENERGY_WEIGHT = 10;
-
-/** Variations below this, relative to the largest, are rounding errors. */
+const ENERGY_WEIGHT = 100;
+/** What is added to the variances, relative to those of the functions. */
+const RIDGE = 1e-10;
+/** Variances below this, relative to the largest, are rounding errors. */
 const RANK_TOLERANCE = 1e-13;
+/** As are functions that vary by less than this, relative to their size … */
+const ROUNDING = 1e-8;
+/** … which is at least this, relative to the largest: symmetry makes some zero. */
+const LEAST_SIZE = 1e-4;
 
-/** The way from descriptors to whitened ones. */
+/** The way from functions to whitened ones. */
 export interface Whitening {
-  /** Mean energy per atom in eV, which the potential starts from. */
-  readonly energyPerAtom: number;
-  /** Mean descriptors per atom, which are subtracted. */
+  /** Energies of free atoms in eV by atomic number, which are subtracted. */
+  readonly freeAtoms: Float64Array;
+  /** Mean of each function over the atoms that have it, which is subtracted. */
   readonly mean: Float64Array;
-  /** `[descriptors, whitened]` */
+  /** `[functions, whitened]` */
   readonly transform: Float64Array;
-  /** Number of whitened descriptors: the parameters to train. */
+  /** `[whitened]`: the parameters of the least squares. */
+  readonly start: Float64Array<ArrayBuffer>;
+  /** Number of whitened functions: the parameters to train. */
   readonly size: number;
 }
 
-/** Length of what {@linkcode structureStatistics} returns. */
-export function statisticsLength(width: number): number {
-  return width + width * (width + 1) / 2;
-}
+/** What {@linkcode whiten} needs to know of a training set. */
+export class Statistics {
+  /** `[functions]` of each structure: its row of the energy. */
+  readonly energies: Float64Array[] = [];
+  /** The Gram matrix of all rows of forces, the references as last column: its upper triangle. */
+  readonly forces: Float64Array;
+  readonly #width: number;
 
-/** What {@linkcode whiten} needs to know of one structure. */
-export function structureStatistics(
-  { energy, forces }: DesignRows,
-): Float64Array {
-  const width = energy.length;
-  const statistics = new Float64Array(statisticsLength(width));
-  statistics.set(energy);
-  for (let row = 0; row < forces.length; row += width) {
-    addOuterProduct(
-      statistics.subarray(width),
-      forces.subarray(row, row + width),
-    );
+  constructor({ size }: Pick<Basis, "size">) {
+    this.#width = size;
+    this.forces = new Float64Array((size + 1) * (size + 2) / 2);
   }
-  return statistics;
+
+  /** Length of what {@linkcode of} returns. */
+  get length(): number {
+    return this.#width + this.forces.length;
+  }
+
+  /** The part of one structure. */
+  of(
+    { energy, forces }: Pick<DesignRows, "energy" | "forces">,
+    structure: Pick<Structure, "forces">,
+  ): Float64Array {
+    const width = this.#width;
+    const part = new Float64Array(this.length);
+    part.set(energy);
+    const gram = part.subarray(width);
+    const row = new Float64Array(width + 1);
+    structure.forces.forEach((force, k) => {
+      row.set(forces.subarray(k * width, (k + 1) * width));
+      row[width] = force;
+      addOuterProduct(gram, row);
+    });
+    return part;
+  }
+
+  /** Adds the part of a structure: of one after the other, in the same order everywhere. */
+  add(structure: number, part: Float64Array): void {
+    this.energies[structure] = part.slice(0, this.#width);
+    const { forces } = this;
+    for (let k = 0, at = this.#width; k < forces.length; k++, at++) {
+      forces[k]! += part[at]!;
+    }
+  }
 }
 
-/** Finds the whitening of a training set from the statistics of its structures. */
+/**
+ * Finds the whitening of a training set, and the least squares in it. What the
+ * structures do not determine has no part in it.
+ *
+ * @throws {DataSetError} where they determine nothing.
+ */
 export function whiten(
   structures: readonly Structure[],
-  statistics: readonly Float64Array[],
-  width: number,
+  { energies, forces }: Statistics,
+  freeAtoms: FreeAtoms,
+  basis: Basis,
 ): Whitening {
-  const count = structures.length;
-  const mean = new Float64Array(width);
-  let energyPerAtom = 0;
-  let rows = 0;
-  structures.forEach(({ numbers, energy }, s) => {
-    for (let p = 0; p < width - 1; p++) {
-      mean[p]! += statistics[s]![p]! / numbers.length / count;
-    }
-    energyPerAtom += energy / numbers.length / count;
-    rows += 3 * numbers.length;
-  });
+  const width = basis.size;
+  const mean = meanFunctions(energies, freeAtoms, basis);
+  const rows = structures.reduce((sum, s) => sum + s.forces.length, 0);
 
-  const packed = new Float64Array(width * (width + 1) / 2);
-  structures.forEach(({ numbers }, s) => {
-    const ofForces = statistics[s]!.subarray(width);
-    for (let k = 0; k < packed.length; k++) packed[k]! += ofForces[k]!;
-    addOuterProduct(
-      packed,
-      mean.map((m, p) =>
-        ENERGY_WEIGHT * (statistics[s]![p]! / numbers.length - m)
-      ),
-    );
+  const packed = forces.slice();
+  const sizes = new Float64Array(width);
+  const row = new Float64Array(width + 1);
+  structures.forEach(({ numbers, energy }, s) => {
+    const weight = ENERGY_WEIGHT / numbers.length;
+    row.set(centred(energies[s]!, mean, basis));
+    row[width] = energy - energyOfAtoms(numbers, freeAtoms.energies);
+    addOuterProduct(packed, row.map((x) => weight * x));
+    for (let p = 0; p < width; p++) {
+      const size = Math.abs(energies[s]![p]!) / numbers.length;
+      sizes[p] = Math.max(sizes[p]!, size);
+    }
   });
 
   // Scaled to a diagonal of 1 first, which the eigenvectors are more exact for.
   const gram = Matrix.zeros(width, width);
+  const right = new Float64Array(width);
   for (let p = 0, k = 0; p < width; p++) {
     for (let q = p; q < width; q++, k++) {
       gram.set(p, q, packed[k]! / rows);
       gram.set(q, p, packed[k]! / rows);
     }
+    right[p] = packed[k++]! / rows;
   }
-  const scale = gram.diagonal().map((x) => x > 0 ? 1 / Math.sqrt(x) : 0);
+  const least = LEAST_SIZE * sizes.reduce((a, b) => Math.max(a, b));
+  const scale = gram.diagonal().map((x, p) => {
+    const element = basis.elements[p];
+    const isFixed = element !== undefined && freeAtoms.isKnown(element);
+    const varies = Math.sqrt(x) > ROUNDING * Math.max(sizes[p]!, least);
+    return varies && !isFixed ? 1 / Math.sqrt(x) : 0;
+  });
   for (let p = 0; p < width; p++) {
     gram.mulRow(p, scale[p]!).mulColumn(p, scale[p]!);
   }
   const { realEigenvalues: variances, eigenvectorMatrix: vectors } =
     new EigenvalueDecomposition(gram, { assumeSymmetric: true });
-  const least = RANK_TOLERANCE * Math.max(...variances);
-  const kept = variances.flatMap((variance, q) => variance > least ? [q] : []);
+  const noise = RANK_TOLERANCE * Math.max(...variances);
+  const kept = variances.flatMap((variance, q) => variance > noise ? [q] : []);
+  if (kept.length === 0) {
+    throw new DataSetError("the structures do not determine any function");
+  }
 
   const transform = new Float64Array(width * kept.length);
+  const start = new Float64Array(kept.length);
   for (let p = 0; p < width; p++) {
     kept.forEach((q, column) => {
-      transform[p * kept.length + column] = scale[p]! * vectors.get(p, q) /
-        Math.sqrt(variances[q]!);
+      const x = scale[p]! * vectors.get(p, q) /
+        Math.sqrt(variances[q]! + RIDGE);
+      transform[p * kept.length + column] = x;
+      start[column]! += x * right[p]!;
     });
   }
-  return { energyPerAtom, mean, transform, size: kept.length };
+  const { energies: ofAtoms } = freeAtoms;
+  return { freeAtoms: ofAtoms, mean, transform, start, size: kept.length };
 }
 
-/** Design rows in the whitened basis. */
+/** Design rows of energy and forces in the whitened basis. */
 export function applyWhitening(
-  { energy, forces }: DesignRows,
+  { energy, forces }: Pick<DesignRows, "energy" | "forces">,
   { mean, transform, size }: Whitening,
-): DesignRows {
-  const atoms = energy.at(-1)!;
+  basis: Basis,
+): Pick<DesignRows, "energy" | "forces"> {
   return {
-    energy: multiply(
-      energy.map((e, p) => e - atoms * mean[p]!),
-      transform,
-      size,
-    ),
+    energy: multiply(centred(energy, mean, basis), transform, size),
     forces: multiply(forces, transform, size),
   };
+}
+
+/**
+ * Means over the atoms of an element of the functions that they have; zeros
+ * where the energy of the free atom is known, which no mean may shift.
+ */
+function meanFunctions(
+  energies: readonly Float64Array[],
+  freeAtoms: FreeAtoms,
+  basis: Basis,
+): Float64Array {
+  const mean = new Float64Array(basis.size);
+  for (const row of energies) row.forEach((x, p) => mean[p]! += x);
+  const atoms = mean.slice(0, basis.elements.length);
+  return mean.map((sum, p) => {
+    const element = elementOf(p, basis);
+    const isShifted = p >= atoms.length &&
+      !freeAtoms.isKnown(basis.elements[element]!);
+    return isShifted && atoms[element]! > 0 ? sum / atoms[element]! : 0;
+  });
+}
+
+/** A row of the energy without the means of its atoms. */
+function centred(
+  energy: Float64Array,
+  mean: Float64Array,
+  basis: Basis,
+): Float64Array {
+  return energy.map((e, p) => e - energy[elementOf(p, basis)]! * mean[p]!);
+}
+
+/** The place of the element whose atoms have a function. */
+function elementOf(p: number, { elements, functions }: Basis): number {
+  const count = elements.length;
+  return p < count ? p : Math.floor((p - count) / functions);
 }
 
 /** Adds x xᵀ to a matrix of which the upper triangle is kept, row after row. */
