@@ -103,7 +103,7 @@ function startOfName(text: string, end: number): number {
 }
 
 /** `kernel<<<grid, block>>>(a, b)` as a call of cuda_platform::Launcher. */
-function rewriteLaunches(text: string): string {
+function rewriteLaunches(text: string, targets: readonly string[]): string {
   let result = "", done = 0;
   for (;;) {
     const open = text.indexOf("<<<", done);
@@ -116,7 +116,7 @@ function rewriteLaunches(text: string): string {
     const label = JSON.stringify(name.replaceAll(/\s+/g, " "));
     const separator = /^\s*\)/.test(text.slice(args)) ? "" : ", ";
     result += text.slice(done, begin) +
-      `::cuda_platform::Launcher{${config}}(${label}, CUDA_PLATFORM_TARGETS, ` +
+      `::cuda_platform::Launcher{${config}}(${label}, "${targets}", ` +
       `[](const auto&... a) { ${name}(a...); }${separator}`;
     done = args;
   }
@@ -173,7 +173,7 @@ async function compileDevice(
   const translated = `${output}.ii`;
   await Deno.writeTextFile(
     translated,
-    rewriteIndices(rewriteAssembly(rewriteLaunches(preprocessed))),
+    rewriteIndices(rewriteAssembly(rewriteLaunches(preprocessed, targets))),
   );
   await run(compiler, [
     "-x",

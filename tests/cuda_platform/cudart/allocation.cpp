@@ -3,6 +3,7 @@
  * to the next who may have it: at once in the stream that freed it, elsewhere
  * when that stream has come so far.
  */
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -66,17 +67,16 @@ bool take_bytes(State& all, int device, size_t bytes) {
 /** Gives blocks back to the device until only so many bytes are reserved. */
 void trim(State& all, cudaMemPool_t pool, uint64_t bytes) {
   auto& kept = pool->kept;
-  for (size_t i = 0; i < kept.size() && pool->reserved > bytes;) {
-    if (!kept[i].freed->is_over()) {
-      ++i;
-      continue;
-    }
-    const size_t size = cost(kept[i].block.bytes);
-    pool->reserved -= size;
-    all.used[pool->device] -= size;
-    give_back_addresses(kept[i].block);
-    kept.erase(kept.begin() + static_cast<std::ptrdiff_t>(i));
-  }
+  const auto rest =
+      std::remove_if(kept.begin(), kept.end(), [&](const Kept& one) {
+        if (pool->reserved <= bytes || !one.freed->is_over()) return false;
+        const size_t size = cost(one.block.bytes);
+        pool->reserved -= size;
+        all.used[pool->device] -= size;
+        give_back_addresses(one.block);
+        return true;
+      });
+  kept.erase(rest, kept.end());
 }
 
 /** A block that is kept and may be used in this stream: the last freed. */
