@@ -33,6 +33,18 @@ using value = new DDPLoss("mae", "mean", { group }).forward(pred, device.zeros([
 console.log(await value.item());
 `;
 
+const FILES = `
+import { Device, type Tensor } from "@atomloss/atomloss";
+import { loadTensors, saveTensors } from "@atomloss/atomloss/safetensors";
+
+using device = await Device.open("cpu");
+using weight = device.tensor(new Float32Array([3, 4]));
+await saveTensors("weights.safetensors", { weight });
+const { tensors } = await loadTensors("weights.safetensors", device);
+const same: Tensor = tensors.weight!;
+console.log((await same.toList()).join(" "));
+`;
+
 /** A user's folder, in which nothing of this package is, nor in its caches. */
 interface Project {
   /** Runs deno there. */
@@ -57,6 +69,7 @@ async function makeProject(
   await Deno.writeTextFile(`${folder}/deno.json`, JSON.stringify(config));
   await Deno.writeTextFile(`${folder}/main.ts`, SCRIPT);
   await Deno.writeTextFile(`${folder}/replica.ts`, REPLICA);
+  await Deno.writeTextFile(`${folder}/files.ts`, FILES);
   await Deno.mkdir(`${folder}/.deno`);
   await Deno.symlink(await npmCache(), `${folder}/.deno/npm`);
   const env = {
@@ -139,6 +152,14 @@ Deno.test("the package works where it is imported from a registry", async (t) =>
     assertMatch(stdout, /^ok +cpu replicas /m);
   });
 
+  await t.step("by who keeps tensors in files", async () => {
+    const { code, stdout, stderr } = await project.deno(
+      ..."run -A files.ts".split(" "),
+    );
+    assertEquals(code, 0, stderr);
+    assertEquals(stdout, "3 4\n");
+  });
+
   await registry.stop();
   await t.step("without a network, by those who have used it", async () => {
     assertEquals(await computeIn([project, other]), "");
@@ -149,7 +170,8 @@ Deno.test("what is published is the package and what explains it", async () => {
   const files = await publishedFiles();
   const folders = new Set(files.map((file) => file.replace(/\/.*/, "/")));
   assertEquals([...folders].sort(), [
-    ..."LICENSE README.md deno.json distributed/ docs/ doctor.ts".split(" "),
+    ..."CHANGELOG.md CITATION.cff LICENSE README.md SECURITY.md".split(" "),
+    ..."deno.json distributed/ docs/ doctor.ts".split(" "),
     ..."doctor/ errors.ts examples/ ffi/ kernels/ launch.ts launcher/".split(
       " ",
     ),
