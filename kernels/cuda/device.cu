@@ -4,6 +4,7 @@
  * of whatever uses it next.
  */
 #include <cstdio>
+#include <optional>
 #include <thread>
 
 #include "closing.h"
@@ -34,11 +35,14 @@ size_t most_blocks(int processors) {
  */
 void release_blocks(const al_device* device, const std::vector<void*>& blocks) {
   if (blocks.empty()) return;
+  std::optional<CurrentDevice> current;
   al_guard([&]() -> al_status {
-    const CurrentDevice current(device->ordinal);
-    for (void* block : blocks) AL_CHECK(cudaFreeAsync(block, device->compute));
+    current.emplace(device->ordinal);
     return AL_OK;
   });
+  for (void* block : blocks)
+    if (cudaFreeAsync(block, device->compute) != cudaSuccess)
+      cudaGetLastError();  // forget it
 }
 
 /** A block that was exported and has outlived its device, with its streams. */
@@ -106,8 +110,14 @@ al_status al_device_open(int32_t ordinal, al_device** out) {
 }
 
 al_status al_device_close(al_device* device) {
+  const al_status failed = al_guard([&]() -> al_status {
+    const cudaError_t code = cudaStreamQuery(device->compute);
+    if (code != cudaErrorNotReady) atomloss::check(code, "cudaStreamQuery");
+    return AL_OK;
+  });
+  // In any case.
   atomloss::release(device);
-  return AL_OK;
+  return failed;
 }
 
 namespace {

@@ -63,14 +63,16 @@ al_status al_metrics_add(al_device* device, int64_t structures,
     const int64_t partial_bytes = blocks * int64_t{sizeof(AtomSums)};
     const int64_t offset_bytes = (structures + 1) * int64_t{sizeof(int64_t)};
     const ScopedBlock scratch(
-        device, has_forces ? partial_bytes + offset_bytes + 2 * structures : 0);
+        device, has_forces ? partial_bytes + offset_bytes +
+                                 structures * int64_t{sizeof(unsigned)}
+                           : 0);
     auto* const partials = static_cast<AtomSums*>(scratch.memory());
-    Structures all = {structures, nullptr, nullptr, nullptr};
+    Structures all = {structures, nullptr, nullptr};
     if (has_forces) {
       auto* const bytes = static_cast<uint8_t*>(scratch.memory());
       all.offsets = reinterpret_cast<int64_t*>(bytes + partial_bytes);
-      all.judged = bytes + partial_bytes + offset_bytes;
-      all.missed = all.judged + structures;
+      all.marks =
+          reinterpret_cast<unsigned*>(bytes + partial_bytes + offset_bytes);
       const Forces forces = {forces_dtype,  forces_pred,
                              forces_target, static_cast<const uint8_t*>(mask),
                              atoms,         force_threshold};

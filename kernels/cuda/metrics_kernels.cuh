@@ -6,7 +6,7 @@
  *   metrics_finish    one block: the blocks' sums, the structures, the total
  * A thread per atom, not a block per structure, so that one structure of many
  * atoms is no slower than many of few. What a structure needs of its atoms is
- * two bits, for which threads may meet: they all write the same value. Nothing
+ * two bits, which threads set by atomics: their order does not matter. Nothing
  * is indexed with what natoms holds: an atom looks up its structure.
  */
 #ifndef ATOMLOSS_CUDA_METRICS_KERNELS_CUH
@@ -28,9 +28,13 @@ constexpr int kMetricsThreads = 256;
 struct Structures {
   int64_t count;
   int64_t* offsets; /* [count + 1] */
-  uint8_t* judged;  /* [count] */
-  uint8_t* missed;  /* [count] */
+  unsigned* marks;  /* [count] */
 };
+
+/** Marks of a structure. */
+constexpr unsigned kJudged = 1, kMissed = 2;
+
+constexpr unsigned kWholeWarp = 0xffffffffu;
 
 struct AddSums {
   template <class Sums>
@@ -55,10 +59,22 @@ __global__ __launch_bounds__(kMetricsThreads) void metrics_offsets(
       natoms, structures.count, atoms,
       [&](int64_t i, int64_t first, int64_t next) {
         structures.offsets[i] = first;
-        structures.judged[i] = !masked && next > first;
-        structures.missed[i] = 0;
+        structures.marks[i] = !masked && next > first ? kJudged : 0;
       });
   if (threadIdx.x == 0) structures.offsets[structures.count] = end;
+}
+
+/**
+ * Sets marks of the structures of a warp's atoms. Neighbours mostly set the
+ * same ones: the first of them does it for all, as a thousand atomics on one
+ * address are one after the other.
+ */
+__device__ __forceinline__ void mark(const Structures& structures,
+                                     int64_t structure, unsigned marks) {
+  const int64_t mine = marks == 0 ? 0 : 4 * structure + marks;
+  const int64_t before = __shfl_up_sync(kWholeWarp, mine, 1);
+  const bool is_first = threadIdx.x % 32 == 0 || before != mine;
+  if (marks != 0 && is_first) atomicOr(&structures.marks[structure], marks);
 }
 
 /** Leaves a partial sum per block. mask is NULL where all atoms count. */
@@ -67,25 +83,29 @@ __global__ __launch_bounds__(kMetricsThreads) void metrics_forces(
     const S* pred, const S* target, const uint8_t* mask, int64_t atoms,
     double threshold, Structures structures, AtomSums* partials) {
   AtomSums sums = {0, 0, 0, 0, 0, 0, 0};
-  for (int64_t atom = int64_t{blockIdx.x} * kMetricsThreads + threadIdx.x;
-       atom < atoms; atom += int64_t{gridDim.x} * kMetricsThreads) {
-    if (mask && !mask[atom]) continue;
-    double p[3], t[3];
+  // All threads of a block as often, so that warps are whole in mark().
+  for (int64_t first = int64_t{blockIdx.x} * kMetricsThreads; first < atoms;
+       first += int64_t{gridDim.x} * kMetricsThreads) {
+    const int64_t atom = first + threadIdx.x;
+    int64_t structure = 0;
+    unsigned marks = 0;
+    if (atom < atoms && !(mask && !mask[atom])) {
+      double p[3], t[3];
 #pragma unroll
-    for (int j = 0; j < 3; ++j) {
-      p[j] = static_cast<double>(load(pred[3 * atom + j]));
-      t[j] = static_cast<double>(load(target[3 * atom + j]));
+      for (int j = 0; j < 3; ++j) {
+        p[j] = static_cast<double>(load(pred[3 * atom + j]));
+        t[j] = static_cast<double>(load(target[3 * atom + j]));
+      }
+      sums = sums + atom_terms(p, t);
+      // Without a mask the offsets say which structures have atoms.
+      marks =
+          (mask ? kJudged : 0) | (atom_within(p, t, threshold) ? 0 : kMissed);
+      if (marks != 0)
+        structure = structure_of(atom, structures.offsets, structures.count);
+      // Too few atoms in natoms: the rest belongs to no structure.
+      if (structure == structures.count) marks = 0;
     }
-    sums = sums + atom_terms(p, t);
-    const bool missed = !atom_within(p, t, threshold);
-    // Without a mask the offsets say which structures have atoms.
-    if (!missed && !mask) continue;
-    const int64_t structure =
-        structure_of(atom, structures.offsets, structures.count);
-    // Too few atoms in natoms: the rest belongs to no structure.
-    if (structure == structures.count) continue;
-    if (mask) structures.judged[structure] = 1;
-    if (missed) structures.missed[structure] = 1;
+    mark(structures, structure, marks);
   }
   const AtomSums block = block_sum(sums);
   if (threadIdx.x == 0) partials[blockIdx.x] = block;
@@ -109,8 +129,8 @@ __global__ __launch_bounds__(kMetricsThreads) void metrics_finish(
   for (int64_t i = threadIdx.x; i < structures.count; i += kMetricsThreads) {
     Verdict verdict = {false, false};
     if (structures.offsets) {
-      verdict.judged = structures.judged[i] != 0;
-      verdict.missed = structures.missed[i] != 0;
+      verdict.judged = (structures.marks[i] & kJudged) != 0;
+      verdict.missed = (structures.marks[i] & kMissed) != 0;
     }
     of_structures =
         of_structures +

@@ -129,20 +129,38 @@ inline void __syncwarp(unsigned) {
 inline void __threadfence() {}
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
+/** The value that a lane of the same warp has. */
 template <class T>
-T __shfl_xor_sync(unsigned lanes, T value, int mask) {
+T from_lane(unsigned lanes, T value, unsigned lane) {
   static T values[1024];
-  const unsigned me = threadIdx.x;
-  values[me] = value;
+  values[threadIdx.x] = value;
   __syncwarp(lanes);
-  const T other = values[me ^ static_cast<unsigned>(mask)];
+  const T other = values[threadIdx.x / 32 * 32 + lane];
   __syncwarp(lanes);
   return other;
+}
+
+template <class T>
+T __shfl_xor_sync(unsigned lanes, T value, int mask) {
+  return from_lane(lanes, value,
+                   (threadIdx.x % 32) ^ static_cast<unsigned>(mask));
+}
+
+template <class T>
+T __shfl_up_sync(unsigned lanes, T value, unsigned delta) {
+  const unsigned lane = threadIdx.x % 32;
+  return from_lane(lanes, value, lane < delta ? lane : lane - delta);
 }
 
 inline unsigned atomicInc(unsigned* address, unsigned limit) {
   const unsigned old = *address;
   *address = old >= limit ? 0 : old + 1;
+  return old;
+}
+
+inline unsigned atomicOr(unsigned* address, unsigned bits) {
+  const unsigned old = *address;
+  *address = old | bits;
   return old;
 }
 

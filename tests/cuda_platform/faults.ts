@@ -137,15 +137,14 @@ export const FAULTS: readonly Fault[] = [
     name: "counts of masks are set to 0 on another stream",
     file: "cuda/samples.cu",
     text: "sizeof *counts,\n                             device->compute));",
-    becomes:
-      "sizeof *counts,\n                             device->transfer));",
+    becomes: "sizeof *counts,\n                             nullptr));",
     test: TASKS,
   },
   {
     name: "Metrics' launches are on another stream than its memory",
     file: "cuda/metrics.cu",
     text: "const cudaStream_t stream = device->compute;",
-    becomes: "const cudaStream_t stream = device->transfer;",
+    becomes: "const cudaStream_t stream = nullptr;",
     test: METRICS,
   },
   /* ---- two GPUs ---- */
@@ -223,21 +222,21 @@ export const FAULTS: readonly Fault[] = [
     text:
       "    AL_CHECK(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes),\n                             device->compute));",
     becomes:
-      "    AL_CHECK(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes),\n                             device->transfer));",
+      "    AL_CHECK(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes),\n                             nullptr));",
     test: TENSORS,
   },
   {
     name: "a copy on another stream",
     file: "cuda/device.cu",
     text: "cudaMemcpyDeviceToDevice, device->compute));",
-    becomes: "cudaMemcpyDeviceToDevice, device->transfer));",
+    becomes: "cudaMemcpyDeviceToDevice, nullptr));",
     test: TENSORS,
   },
   {
     name: "surplus memory is freed on another stream",
     file: "cuda/device.cu",
-    text: "AL_CHECK(cudaFreeAsync(block, device->compute));",
-    becomes: "AL_CHECK(cudaFreeAsync(block, device->transfer));",
+    text: "if (cudaFreeAsync(block, device->compute) != cudaSuccess)",
+    becomes: "if (cudaFreeAsync(block, nullptr) != cudaSuccess)",
     test: ["memory_test.ts", "[cuda]"],
   },
   {

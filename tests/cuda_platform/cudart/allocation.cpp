@@ -114,6 +114,11 @@ cudaError_t allocate_async(void** memory, size_t bytes, cudaMemPool_t pool,
       at = kept.block.address;
     } else {
       const size_t size = cost(bytes);
+      // What is kept in other sizes is used first, mapped to another address:
+      // "remaps unused memory in the pool", says NVIDIA's blog on this
+      // allocator.
+      trim(all, pool,
+           pool->reserved - std::min<uint64_t>(pool->reserved, size));
       if (!take_bytes(all, device, size)) {
         trim(all, pool, 0);
         if (!take_bytes(all, device, size)) return cudaErrorMemoryAllocation;
