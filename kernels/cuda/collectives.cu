@@ -144,7 +144,8 @@ al_status al_group_open(al_device* device, int32_t rank, int32_t world_size,
   return al_guard([&]() -> al_status {
     const CurrentDevice current(device->ordinal);
     // All connections in al_group_connect, which has a thread of its own: else
-    // the first collective of each kind waits for the peers to make them.
+    // the first collective of each kind waits for the peers to make them. NCCL
+    // reads that from the environment alone: ncclConfig_t has no field for it.
     setenv("NCCL_RUNTIME_CONNECT", "0", 0);
     memset(blob, 0, kBlobBytes);
     if (rank == 0) AL_CHECK(ncclGetUniqueId(static_cast<ncclUniqueId*>(blob)));
