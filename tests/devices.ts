@@ -1,8 +1,8 @@
 /**
  * Runs tests on every device: the same test with "cpu" and "cuda". "cuda" is a
- * GPU where there is one; elsewhere it is the stand-in (cuda_platform/), on which
- * a test also fails if that reports a race or a wrong access. ATOMLOSS_TEST_CUDA=0
- * skips these tests, by name.
+ * GPU where there is one; elsewhere, with ATOMLOSS_TEST_CUDA=1, the stand-in
+ * (cuda_platform/), on which a test also fails if that reports a race or a wrong
+ * access. Otherwise these tests are skipped, by name.
  */
 import { assertEquals } from "@std/assert";
 import { buildLibrary } from "../ffi/build.ts";

@@ -408,21 +408,25 @@ void fence() {
   }
 }
 
-/** An atomic shows what was published here, and publishes. */
-void meet_at(const void* address) {
+/** An atomic publishes before it is made: who comes after it must see that. */
+void publish_at(const void* address) {
   RunningBlock& block = *running_block;
   const Thread& thread = current_thread();
-  std::lock_guard<std::mutex> lock(block.launch->mutex);
-  auto& all = block.launch->published;
-  const auto found = all.find(address);
-  if (found == all.end() && thread.fence.fences == 0) return;
-  auto& published = found == all.end() ? all[address] : found->second;
-  block.seen[address] = published.size();
   if (thread.fence.fences == 0) return;
+  std::lock_guard<std::mutex> lock(block.launch->mutex);
+  auto& published = block.launch->published[address];
   published.push_back({thread.fence});
   for (const auto& [other, releases] : block.visible)
     if (other != block.index)
       published.insert(published.end(), releases.begin(), releases.end());
+}
+
+void atomic_was_made(const void* address) {
+  RunningBlock& block = *running_block;
+  std::lock_guard<std::mutex> lock(block.launch->mutex);
+  const auto& all = block.launch->published;
+  const auto found = all.find(address);
+  if (found != all.end()) block.seen[address] = found->second.size();
 }
 
 bool is_ordered_in_launch(const Place& before, const Place& now) {
@@ -475,7 +479,7 @@ void access_in_kernel(const void* memory, size_t bytes, Kind kind,
     fail_kernel(cudaErrorMisalignedAddress);
   }
   if (is_ours(memory)) {
-    if (kind == kAtomic) meet_at(memory);
+    if (kind == kAtomic) publish_at(memory);
     if (!touch(memory, bytes, now, pc, nullptr))
       fail_kernel(cudaErrorIllegalAddress);
     return;

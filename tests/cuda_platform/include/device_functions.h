@@ -117,6 +117,7 @@ CUDA_PLATFORM_RAW T update(T* address, const Next& next) {
   do value = next(old);
   while (!__atomic_compare_exchange(address, &old, &value, false,
                                     __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+  atomic_was_made(address);
   return old;
 }
 }  // namespace cuda_platform

@@ -41,6 +41,8 @@ uint64_t exchange(unsigned lanes, uint64_t mine, int lane);
 void fence();
 /** A load or store that is not in the code as such, or an atomic. */
 void access(const void* memory, size_t bytes, int kind);
+/** Behind an atomic: what was published before it is seen. */
+void atomic_was_made(const void* address);
 /** Ends the kernel as a failed assertion does. */
 [[noreturn]] void trap();
 
