@@ -43,6 +43,7 @@ import {
 } from "./potential/options.ts";
 import { Interrupted, Interruption } from "./potential/interruption.ts";
 import { drawPlot, type LossPoint } from "./potential/plot.ts";
+import { Potential } from "./potential/potential.ts";
 import { Progress } from "./potential/progress.ts";
 import { Random } from "./potential/random.ts";
 import { printErrors, writeResult } from "./potential/results.ts";
@@ -75,8 +76,8 @@ async function main(options: Options): Promise<void> {
   const isFirst = group.rank === 0;
 
   // Whether results can be written is better known before than after.
-  const { report, plot } = options;
-  for (const path of isFirst ? [report, plot] : []) {
+  const { report, plot, save } = options;
+  for (const path of isFirst ? [report, plot, save] : []) {
     if (path !== undefined) await writeResult(path, "", { append: true });
   }
   if (isFirst && options.checkpoint !== undefined) {
@@ -161,6 +162,10 @@ async function main(options: Options): Promise<void> {
   const train = await evaluate(trainBatches, parameters, group);
   const test = await evaluate(testBatches, parameters, group);
   if (isFirst) printErrors({ train, test });
+  if (isFirst && save !== undefined) {
+    const trained = await parameters.toList();
+    await Potential.of(basis, whitening, trained).save(save);
+  }
   if (isFirst && report !== undefined) {
     const results = {
       worldSize: group.worldSize,

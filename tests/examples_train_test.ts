@@ -293,6 +293,7 @@ Deno.test("parseOptions() has defaults for everything", () => {
     device: "auto",
     report: undefined,
     plot: undefined,
+    save: undefined,
     checkpoint: undefined,
     checkpointEvery: 100,
     resume: false,

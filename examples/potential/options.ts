@@ -32,6 +32,7 @@ export interface Options {
   readonly seed: number;
   readonly report: string | undefined;
   readonly plot: string | undefined;
+  readonly save: string | undefined;
   readonly checkpoint: string | undefined;
   readonly checkpointEvery: number;
   readonly resume: boolean;
@@ -74,6 +75,8 @@ Machine:
 Results:
   --report FILE       write them as JSON
   --plot FILE         plot predictions and the loss as SVG
+  --save FILE         write the potential as safetensors, for Potential.load()
+                      of examples/potential/potential.ts
   --checkpoint DIR    write the state of the training there: as it goes on, at
                       its end, when it fails and when it is interrupted
   --checkpoint-every N  steps between checkpoints (default: 100)
@@ -111,6 +114,7 @@ export function parseOptions(args: readonly string[]): Options | undefined {
       "device",
       "report",
       "plot",
+      "save",
       "checkpoint",
       "checkpoint-every",
     ],
@@ -185,6 +189,7 @@ export function parseOptions(args: readonly string[]): Options | undefined {
     device,
     report: text("report"),
     plot: text("plot"),
+    save: text("save"),
     checkpoint: text("checkpoint"),
     checkpointEvery: number("checkpoint-every", 100, {
       from: 1,

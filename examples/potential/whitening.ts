@@ -178,6 +178,25 @@ export function applyWhitening(
   };
 }
 
+/** Parameters of the functions themselves, from those of the whitened ones. */
+export function withoutWhitening(
+  parameters: readonly number[],
+  { freeAtoms, mean, transform, size }: Whitening,
+  basis: Basis,
+): Float64Array<ArrayBuffer> {
+  const plain = new Float64Array(basis.size);
+  basis.elements.forEach((z, element) => plain[element] = freeAtoms[z]!);
+  for (let p = 0; p < basis.size; p++) {
+    let w = 0;
+    for (let q = 0; q < size; q++) {
+      w += transform[p * size + q]! * parameters[q]!;
+    }
+    plain[p]! += w;
+    plain[elementOf(p, basis)]! -= w * mean[p]!;
+  }
+  return plain;
+}
+
 /**
  * Means over the atoms of an element of the functions that they have; zeros
  * where the energy of the free atom is known, which no mean may shift.
