@@ -1,5 +1,7 @@
 /** The CPU as a device: its memory, and calls that are done when they return.
  */
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <cstring>
 
@@ -19,11 +21,32 @@ namespace {
 
 constexpr int64_t kAlignment = 256;
 
+/** Bytes of a huge page, and of the blocks from which on they are asked for. */
+constexpr int64_t kHugePage = 2 << 20;
+constexpr int64_t kHugeBlock = 4 * kHugePage;
+
 /** More than this many freed bytes go back to the system. */
 constexpr int64_t kCacheLimit = int64_t{2} << 30;
 
 /** Bytes that one thread copies at a time. */
 constexpr int64_t kCopyBlock = 1 << 18;
+
+/**
+ * Memory from the system, or NULL. A pass over more memory than the caches hold
+ * looks up an address for each page: in huge ones 512 times fewer.
+ */
+void* new_block(int64_t size) {
+  const bool huge = size >= kHugeBlock;
+  void* block = nullptr;
+  const auto bytes = static_cast<size_t>(size);
+  if (posix_memalign(&block, huge ? kHugePage : kAlignment, bytes) != 0)
+    return nullptr;
+#ifdef MADV_HUGEPAGE
+  // A wish: a kernel without huge pages gives small ones.
+  if (huge) static_cast<void>(madvise(block, bytes, MADV_HUGEPAGE));
+#endif
+  return block;
+}
 
 }  // namespace
 
@@ -104,10 +127,10 @@ al_status al_alloc(al_device* device, int64_t bytes, void** memory) {
     const int64_t size = BlockCache::size_class(bytes);
     void* block = device->blocks->take(size);
     if (block == nullptr) {
-      block = aligned_alloc(kAlignment, static_cast<size_t>(size));
+      block = new_block(size);
       if (block == nullptr) {
         device->release_kept();
-        block = aligned_alloc(kAlignment, static_cast<size_t>(size));
+        block = new_block(size);
       }
       if (block == nullptr)
         return al_fail(AL_OUT_OF_MEMORY,
