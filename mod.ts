@@ -39,21 +39,46 @@ export {
   type ExponentialMovingAverageOptions,
 } from "./tensor/exponential_moving_average.ts";
 export type { Loss, OutOptions } from "./loss/loss.ts";
-export { L2NormLoss, MAELoss, MSELoss, PerAtomMAELoss } from "./loss/losses.ts";
-export { defineLoss, type LossDefinition } from "./loss/define_loss.ts";
+export {
+  CrossEntropyLoss,
+  L2NormLoss,
+  MAELoss,
+  MSELoss,
+  PerAtomMAELoss,
+} from "./loss/losses.ts";
+export {
+  type ColumnsDefinition,
+  defineLoss,
+  type ElementDefinition,
+  type LossDefinition,
+  type LossParameters,
+  type ProductsDefinition,
+  type RowDefinition,
+} from "./loss/define_loss.ts";
+export type { Bound, Parameters } from "./loss/parameters.ts";
 export { huber, logCosh, smoothL1 } from "./loss/shipped_losses.ts";
 export { checkGradient } from "./loss/check_gradient.ts";
 export { NativeLoss } from "./loss/native_loss.ts";
 export { registerLoss } from "./loss/registry.ts";
-export { DDPLoss, type Reduction } from "./loss/ddp_loss.ts";
+export {
+  DDPLoss,
+  type DDPLossOptions,
+  type Reduction,
+} from "./loss/ddp_loss.ts";
 export type {
+  DDPLossCallOptions,
   ReducedLossOptions,
   ReduceOptions,
   ValueAndGrad,
 } from "./loss/reduction.ts";
 export type { NonFiniteListener } from "./loss/remarks.ts";
-export { DDPMTLoss } from "./loss/ddp_mt_loss.ts";
 export {
+  type DDPMTCallOptions,
+  DDPMTLoss,
+  type DDPMTLossOptions,
+} from "./loss/ddp_mt_loss.ts";
+export {
+  type MultiTaskCallOptions,
   MultiTaskLoss,
   type MultiTaskLossOptions,
   type TaskInputs,
@@ -65,7 +90,11 @@ export type {
   MultiTaskNumbers,
   MultiTaskValues,
 } from "./loss/multi_task_result.ts";
-export type { MaskedReduction, TaskInput } from "./loss/masked_tasks.ts";
+export type {
+  MaskedReduction,
+  TaskInput,
+  TaskVariant,
+} from "./loss/masked_tasks.ts";
 export { Normalizer } from "./loss/normalizer.ts";
 export {
   type Compared,

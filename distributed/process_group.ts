@@ -436,17 +436,22 @@ export class ProcessGroup {
 /** Counts that are being added up over the replicas. */
 export interface PendingCounts {
   /**
-   * Writes the sums, or `minimum` where that is larger, into a float64 tensor;
-   * what reads it on the device comes behind the collective. To be called once.
+   * Writes the sums, and behind them as many factors that are made of them, into
+   * a float64 tensor; see al_count_totals of kernels/atomloss.h. What reads it on
+   * the device comes behind the collective. To be called once.
    */
-  take(minimum: number, totals: Tensor): void;
+  take(
+    minimum: number,
+    divisors: Uint8Array<ArrayBuffer> | null,
+    totals: Tensor,
+  ): void;
   /** Gives the sums up, unless they were taken. */
   drop(): void;
 }
 
 /**
  * Starts to add up counts over the replicas, in one collective beside the
- * device's own work: numbers of the host at once, those of a tensor (int64)
+ * device's own work: numbers of the host at once, those of a tensor (float64)
  * behind what computes them. For the losses of this package.
  */
 export function countAllReduce(
@@ -462,7 +467,7 @@ export function countAllReduce(
       library.symbols.al_count_all_reduce(
         handle,
         onDevice ? onDevice.size : (counts as readonly number[]).length,
-        onDevice ? null : BigInt64Array.from(counts as number[], BigInt),
+        onDevice ? null : Float64Array.from(counts as number[]),
         onDevice ? onDevice.pointer : null,
         ticket,
       ),
@@ -470,7 +475,7 @@ export function countAllReduce(
   }
   let isPending = true;
   return {
-    take(minimum, totals): void {
+    take(minimum, divisors, totals): void {
       if (native?.closed) {
         throw new DisposedError(
           "the ProcessGroup of these counts was disposed",
@@ -482,10 +487,12 @@ export function countAllReduce(
           handle,
           native?.handle ?? null,
           ticket[0]!,
-          totals.size,
+          totals.size / 2,
           native === undefined ? onDevice!.pointer : null,
           minimum,
+          divisors,
           totals.pointer,
+          Deno.UnsafePointer.offset(totals.pointer, totals.byteLength / 2),
         ),
       );
       isPending = false;

@@ -354,6 +354,7 @@ const CHECK_FILES = [
   "atomloss.h",
   "defined_losses.h",
   "loss_ops.h",
+  "loss_rows.h",
   "check_losses.cpp",
 ];
 

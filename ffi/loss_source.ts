@@ -7,45 +7,128 @@
 /** A loss in C++. Names and numbers have been checked. */
 export interface LossSource {
   readonly name: string;
-  readonly kind: "element" | "row";
+  /** What its value is a function of. */
+  readonly kind: LossKind;
   readonly natoms: boolean;
-  readonly value: string;
-  readonly grad: string;
-  readonly parameters: Readonly<Record<string, number>>;
+  /** That a row must have; 0: any number. */
+  readonly columns: number;
+  /** Its expressions by the name of what they are: value, grad or, of columns, grad[0] and so on. */
+  readonly texts: Readonly<Record<string, string>>;
+  /** Names of the parameters, in their order. */
+  readonly parameters: readonly string[];
 }
 
-/** A number as C++ reads it: JavaScript's shortest form, with a point or an exponent. */
-function literal(value: number): string {
-  const text = String(value);
-  return `T(${/[.e]/.test(text) ? text : `${text}.0`})`;
+/** An element; the sum of the squares of a row's errors, or also those of its products; a row's numbers. */
+export type LossKind = "element" | "squares" | "products" | "columns";
+
+/** How a struct of kernels/loss_ops.h says it: of one kind. */
+interface Form {
+  readonly members: readonly string[];
+  /** Arguments of its functions, before the parameters. */
+  readonly arguments: string;
+  /** What its expressions may use besides. */
+  readonly locals: readonly string[];
+  /** Functions by the text that is their body. */
+  readonly functions: Readonly<Record<string, string>>;
 }
 
+const ROW = ["const T r = sqrt(s);"];
+
+function formOf({ name, kind, natoms, columns, texts }: LossSource): Form {
+  const row = (type: string): string =>
+    `template <class T> using Row = ${type}<Defined_${name}, T>;`;
+  switch (kind) {
+    case "element": {
+      // Then it may see the difference alone, whose digits a scale leaves.
+      const difference = !Object.values(texts)
+        .some((text) => /(?<![\w.])[pt](?!\w)/.test(text));
+      return {
+        members: [
+          `static constexpr bool of_difference = ${difference};`,
+          `static constexpr bool uses_natoms = ${natoms};`,
+        ],
+        arguments:
+          "[[maybe_unused]] T p, [[maybe_unused]] T t, [[maybe_unused]] T n",
+        locals: ["const T d = p - t;"],
+        functions: { value: "value", grad: "grad" },
+      };
+    }
+    case "squares":
+      return {
+        members: [
+          "static constexpr bool of_squares = true;",
+          row("SquaresRow"),
+        ],
+        arguments: "[[maybe_unused]] T s",
+        locals: ROW,
+        functions: { value: "value", grad: "slope" },
+      };
+    case "products":
+      return {
+        members: [
+          "static constexpr bool of_difference = false;",
+          row("ProductsRow"),
+        ],
+        arguments: ["s", "pp", "pt", "tt"]
+          .map((sum) => `[[maybe_unused]] T ${sum}`).join(", "),
+        locals: ROW,
+        functions: { value: "value", gradP: "grad_p", gradT: "grad_t" },
+      };
+    case "columns":
+      return {
+        members: [
+          "static constexpr bool of_difference = false;",
+          `static constexpr int columns = ${columns};`,
+          row("ColumnsRow"),
+        ],
+        arguments: "[[maybe_unused]] const T* p, [[maybe_unused]] const T* t",
+        locals: [],
+        functions: Object.fromEntries(
+          Object.keys(texts).map((part) => [part, part.replace(/\W/g, "_")]),
+        ),
+      };
+  }
+}
+
+/** The lines of a function. `line`: how many there are before it. */
 function functionOf(
   loss: LossSource,
-  name: "value" | "grad",
+  form: Form,
+  part: string,
+  line: number,
   resume: (line: number) => string,
-): (firstLine: number) => string[] {
-  return (firstLine) => {
-    const perRow = loss.kind === "row";
-    const cppName = perRow && name === "grad" ? "slope" : name;
-    const head = [
-      "  template <class T>",
-      `  AL_HD static T ${cppName}(${
-        perRow ? "T s" : "T p, T t, [[maybe_unused]] T n"
-      }) {`,
-      "    using namespace loss_math;",
-      perRow
-        ? "    [[maybe_unused]] const T r = sqrt(s);"
-        : "    [[maybe_unused]] const T d = p - t;",
-      ...Object.entries(loss.parameters).map(([parameter, value]) =>
-        `    [[maybe_unused]] const T ${parameter} = ${literal(value)};`
-      ),
-      "    return static_cast<T>(",
-      `#line 1 "${loss.name}.${name}"`,
-      ...loss[name].split("\n"),
-    ];
-    return [...head, resume(firstLine + head.length + 1), "    );", "  }"];
-  };
+): string[] {
+  const head = [
+    "  template <class T>",
+    `  AL_HD static T ${
+      form.functions[part]
+    }(${form.arguments}, [[maybe_unused]] const Parameters<T>& _c) {`,
+    "    using namespace loss_math;",
+    ...[
+      ...form.locals,
+      ...loss.parameters.map((name, i) => `const T ${name} = _c[${i}];`),
+    ].map((local) => `    [[maybe_unused]] ${local}`),
+    "    return static_cast<T>(",
+    `#line 1 "${loss.name}.${part}"`,
+    ...loss.texts[part]!.split("\n"),
+  ];
+  return [...head, resume(line + head.length + 1), "    );", "  }"];
+}
+
+/** The gradient by column: of a row of columns. */
+function gradOfColumn({ columns }: LossSource): string[] {
+  return [
+    "  template <class T>",
+    "  AL_HD static T grad(int64_t j, const T* p, const T* t, const Parameters<T>& _c) {",
+    "    switch (j) {",
+    ...Array.from(
+      { length: columns },
+      (_, j) => `      case ${j}: return grad_${j}_(p, t, _c);`,
+    ),
+    "    }",
+    "    return T(0);",
+    "  }",
+  ];
 }
 
 /**
@@ -71,18 +154,18 @@ function lossHeader(
   ];
   const resume = (line: number): string => `#line ${line + 1} "${file}"`;
   for (const loss of losses) {
+    const form = formOf(loss);
+    const parent = loss.kind === "element" ? "ElementLoss" : "RowLoss";
     lines.push(
       "",
-      `struct Defined_${loss.name} {`,
+      `struct Defined_${loss.name} : ${parent} {`,
       `  static constexpr const char* name = "${loss.name}";`,
-      `  static constexpr al_loss_kind kind = ${
-        loss.kind === "row" ? "AL_PER_ROW" : "AL_PER_ELEMENT"
-      };`,
-      `  static constexpr bool uses_natoms = ${loss.natoms};`,
+      ...form.members.map((member) => `  ${member}`),
     );
-    for (const name of ["value", "grad"] as const) {
-      lines.push(...functionOf(loss, name, resume)(lines.length));
+    for (const part of Object.keys(form.functions)) {
+      lines.push(...functionOf(loss, form, part, lines.length, resume));
     }
+    if (loss.kind === "columns") lines.push(...gradOfColumn(loss));
     lines.push("};");
   }
   lines.push("", ...(shared ? [] : ["}  // namespace"]));
@@ -120,14 +203,14 @@ export function errorsIn(
 ): string | undefined {
   const pattern = new RegExp(
     String
-      .raw`^${loss.name}\.(value|grad)(?::(\d+):(\d+)|\((\d+)\)): (?:fatal )?error\b.*$`,
+      .raw`^${loss.name}\.([\w[\]]+)(?::(\d+):(\d+)|\((\d+)\)): (?:fatal )?error\b.*$`,
     "gm",
   );
   const errors = Array.from(
     output.matchAll(pattern),
     ([text, part, row, column, nvccRow]) => {
-      const lines = loss[part as "value" | "grad"].split("\n");
-      const source = lines[Number(row ?? nvccRow) - 1];
+      const lines = loss.texts[part!]?.split("\n");
+      const source = lines?.[Number(row ?? nvccRow) - 1];
       if (source === undefined) return text;
       const mark = column && `\n    ${" ".repeat(Number(column) - 1)}^`;
       return `${text}\n    ${source}${mark ?? ""}`;

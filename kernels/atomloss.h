@@ -30,7 +30,7 @@ extern "C" {
 #endif
 
 /** Raised whenever a signature or a meaning below changes. */
-#define AL_ABI_VERSION 5
+#define AL_ABI_VERSION 6
 
 typedef int32_t al_status;
 
@@ -69,16 +69,16 @@ typedef struct al_group al_group;
 /**
  * Where a reduced loss goes, in device memory: `value` is a double or, in the
  * first 4 bytes, a float, which a sum of half-precision numbers cannot overflow
- * either.
+ * either. The rest is what there is to say of its input, where an entry counts.
  */
 typedef struct {
   double value;
-  int64_t nonfinite; /* how many entries of pred were NaN or infinite, plus
-                        AL_BAD_NATOMS for a task whose natoms were wrong */
+  int64_t inputs;  /* numbers of pred that were NaN or infinite */
+  int64_t targets; /* numbers of target that were */
+  int64_t factors; /* weights and scales that were */
+  int64_t natoms;  /* numbers of natoms that describe no rows */
+  int64_t groups;  /* rows of a group that there is not */
 } al_loss_result;
-
-/** More than any count; as many as there are tasks can be added. */
-#define AL_BAD_NATOMS (INT64_C(1) << 48)
 
 /**
  * What evaluation accumulates, in device memory: all doubles, so that one
@@ -200,18 +200,23 @@ al_status al_dlpack_export(al_device* device, void* memory, int32_t dtype,
 
 /* ---- losses --------------------------------------------------------------*/
 
+/** Parameters of a loss at most. */
+#define AL_MAX_PARAMETERS 16
+
 /** Number and kind of a loss of loss_ops.h by its name ("mae"). */
 al_status al_loss_find(const char* name, int32_t* loss, int32_t* kind);
 
 /**
  * Unreduced loss. pred and target are [rows, cols]; natoms is [rows] in
  * natoms_dtype (AL_INT32 or AL_INT64) or NULL for a loss that does not use it;
+ * parameters is host memory, [AL_MAX_PARAMETERS], in the order of the loss's;
  * out is [rows, cols] or [rows] by the kind of the loss, in the dtype of pred.
  */
 al_status al_loss_forward(al_device* device, int32_t loss, int32_t dtype,
                           const void* pred, const void* target,
                           const void* natoms, int32_t natoms_dtype,
-                          int64_t rows, int64_t cols, void* out);
+                          int64_t rows, int64_t cols, const double* parameters,
+                          void* out);
 
 /**
  * grad = grad_output * d loss / d pred. grad_output has the shape of the
@@ -220,65 +225,104 @@ al_status al_loss_forward(al_device* device, int32_t loss, int32_t dtype,
 al_status al_loss_backward(al_device* device, int32_t loss, int32_t dtype,
                            const void* pred, const void* target,
                            const void* natoms, int32_t natoms_dtype,
-                           int64_t rows, int64_t cols, const void* grad_output,
-                           void* grad);
+                           int64_t rows, int64_t cols, const double* parameters,
+                           const void* grad_output, void* grad);
 
-/** What al_loss_task.flags holds. */
+/**
+ * One number for each entry of [rows, cols], where that of row i and column j
+ * is values[i * row_stride + j * col_stride].
+ */
+typedef struct {
+  const void* values; /* NULL: there are none */
+  void* by_row;       /* not NULL: values is [structures]; al_count_samples
+                         writes the number of each row here, [rows] */
+  int64_t row_stride;
+  int64_t col_stride;
+} al_spread;
+
+/** What a target that is not finite is. */
 typedef enum {
-  AL_MASK_PER_ROW = 1,   /* mask is [rows], also for an entry per element; a
-                            loss with an entry per row takes no other */
-  AL_ZERO_NONFINITE = 2, /* in target, and a result that is NaN, count as 0 */
-  AL_PER_STRUCTURE = 4   /* entries weigh 1 / (free rows of their structure) */
-} al_task_flags;
+  AL_TARGETS_AS_THEY_ARE = 0,
+  AL_TARGETS_FINITE = 1, /* counts as 0, as does a value that is NaN */
+  AL_TARGETS_LABELS = 2  /* the same, but NaN: the entry has no label */
+} al_targets;
+
+/** What al_count_samples counts. */
+typedef enum {
+  AL_ENTRIES = 0,
+  AL_WEIGHTS = 1,              /* adds the entries' weights instead */
+  AL_STRUCTURES_WITH_LOSS = 2, /* with an entry whose loss is not 0 */
+  AL_STRUCTURES = 3
+} al_samples;
 
 /**
  * A loss to be reduced, one of those that share a launch. The struct is host
  * memory, what it points at device memory.
+ *
+ * An entry is an element, or a row for a loss of rows. It counts unless its
+ * mask is 0 or it has no label, which takes all targets of a row. It then adds
+ * weight * L(scale * pred, scale * target), with a weight of 1, or the product
+ * of those that there are.
  */
 typedef struct {
-  const void* pred;    /* [rows, cols], in dtype */
-  const void* target;  /* like pred */
-  const void* natoms;  /* in natoms_dtype: [rows] for a loss that uses it,
-                          [structures] with AL_PER_STRUCTURE; or NULL */
-  const uint8_t* mask; /* entries that count; NULL: all */
-  void* row_weights;   /* AL_PER_STRUCTURE: [rows + 1], which al_count_samples
-                          writes; double for float64, otherwise float */
-  void* grad;          /* like pred; NULL: not wanted */
+  const void* pred;   /* [rows, cols], in dtype */
+  const void* target; /* like pred */
+  const void* natoms; /* in natoms_dtype: [rows] for a loss that uses it, where
+                         a row with less than 1 adds nothing; [structures] for
+                         what is of structures; or NULL */
+  void* grad;         /* like pred; NULL: not wanted */
   al_loss_result* result;
-  const double* normalizer; /* NULL: 1 */
-  double scale;
   int64_t rows;
   int64_t cols;
-  int64_t structures; /* with AL_PER_STRUCTURE */
+  int64_t structures;
   int32_t loss;
   int32_t dtype;
   int32_t natoms_dtype; /* AL_INT32 or AL_INT64 */
   int32_t value_dtype;  /* of the result: AL_FLOAT32 or AL_FLOAT64 */
-  int32_t flags;
-  int32_t reserved; /* 0 */
+  double parameters[AL_MAX_PARAMETERS];
+
+  /* What an entry weighs. Numbers are double for float64, otherwise float. */
+  al_spread mask; /* uint8_t: 0 where an entry does not count */
+  al_spread weights;
+  al_spread scale;
+  void* structure_weights; /* [rows]: 1 / (rows of the structure that count),
+                              which al_count_samples writes if it counts
+                              structures */
+  int32_t targets;         /* al_targets */
+
+  /* What group a row is of: of one if there is no more. */
+  int32_t group_count;  /* at least 1 */
+  const void* groups;   /* [rows] in groups_dtype, or NULL */
+  int32_t groups_dtype; /* AL_INT32 or AL_INT64 */
+
+  /* What the sum of a group is divided by. */
+  int32_t samples;       /* al_samples */
+  const double* factors; /* [group_count]; NULL: 1 */
+  double coefficient;
+
+  int64_t* wrong; /* [2]: how many of natoms of structures, and of groups, are
+                     wrong, which al_count_samples writes; if any are, no entry
+                     counts. NULL: there is nothing that could be */
 } al_loss_task;
 
 /**
- * counts[i] (device memory) = the samples of task i: the entries of its
- * unreduced loss that its mask leaves. With AL_PER_STRUCTURE it writes
- * row_weights, 1 / (rows of the structure that the mask leaves, or all of them
- * if it leaves none), and counts the structures with an entry left whose loss
- * is not 0.
- * If a number of natoms is negative or they do not add up to rows, all rows
- * weigh 0 and no structure counts. Behind the weights it writes whether so.
+ * counts (device memory), [group_count] of the first task, then of the others:
+ * the samples of each group by the task's `samples`. Also writes
+ * structure_weights, the rows' numbers of what is spread over structures, and
+ * `wrong`.
  */
 al_status al_count_samples(al_device* device, int32_t count,
-                           const al_loss_task* tasks, int64_t* counts);
+                           const al_loss_task* tasks, double* counts);
 
 /**
  * The fused pass, one launch for all tasks: reads pred and target once and
  * writes for each
- *   result->value = factor * sum of weight * unreduced loss
+ *   result->value = coefficient * sum over groups of
+ *                   factor * sum of the entries' weighted losses
  *   grad          = its gradient with respect to pred
- * with factor = scale / *normalizer, and weight 0 where the mask is 0,
- * otherwise row_weights or 1. In pred NaN counts as 0 and an infinity as the
- * largest finite number of its sign; the gradient there is 0 and
- * result->nonfinite counts them, and says whether natoms was wrong.
+ * In pred NaN counts as 0 and an infinity as the largest finite number of its
+ * sign; the gradient there is 0. A weight or scale that is not finite counts as
+ * 0. result counts them.
  *
  * total, if not NULL, gets the sums over the tasks; its value is a double.
  */
@@ -286,16 +330,16 @@ al_status al_loss_reduce(al_device* device, int32_t count,
                          const al_loss_task* tasks, al_loss_result* total);
 
 /**
- * result->value = factor * sum of x, factor as above, a double if x is float64
- * and a float otherwise; nonfinite = 0.
+ * result->value = coefficient * *factor (NULL: 1) * sum of x, a double if x is
+ * float64 and a float otherwise; there is nothing else to say.
  */
 al_status al_sum(al_device* device, int32_t dtype, const void* x, int64_t n,
-                 double scale, const double* normalizer,
+                 double coefficient, const double* factor,
                  al_loss_result* result);
 
-/** out[i] = scale / *normalizer (or scale), for every i < n. */
+/** out[i] = coefficient * *factor (NULL: 1), for every i < n. */
 al_status al_fill(al_device* device, int32_t dtype, void* out, int64_t n,
-                  double scale, const double* normalizer);
+                  double coefficient, const double* factor);
 
 /** out = x with NaN as 0 and infinities as the largest finite numbers. */
 al_status al_nan_to_num(al_device* device, int32_t dtype, const void* x,
@@ -372,7 +416,7 @@ typedef struct {
 
 /**
  * norm->value, a double = the norm of all gradients together: the root of the
- * sum of |g|^p, in float64; of p = infinity the largest |g|. norm->nonfinite is
+ * sum of |g|^p, in float64; of p = infinity the largest |g|. norm->inputs is
  * 1 if that is NaN or infinite. One launch.
  */
 al_status al_grad_norm(al_device* device, int32_t count,
@@ -453,20 +497,35 @@ al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
  * Starts to add up counts over the replicas, in one collective: counts[i] of
  * host memory, which wait for no work of the device, or device_counts[i] of
  * device memory if counts is NULL. Nothing waits for it before al_count_totals
- * is called with *ticket, which must be done exactly once.
- * device_counts may be freed when the call returns.
+ * is called with *ticket, which must be done exactly once. Doubles, since sums
+ * of weights are among them: counts are exact up to 2^53. device_counts may be
+ * freed when the call returns.
  */
-al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
-                              const int64_t* device_counts, int64_t* ticket);
+al_status al_count_all_reduce(al_group* group, int32_t n, const double* counts,
+                              const double* device_counts, int64_t* ticket);
+
+/** What a factor is made of, in host memory: one for each count. */
+typedef struct {
+  double group_weight;
+  int32_t groups;     /* those of a task of groups, with its first; -1 with its
+                         others; 0: of a task without */
+  int32_t of_weights; /* 1: a sum of weights, of any size */
+} al_divisor;
 
 /**
- * totals[i] (device memory) = the i-th sum behind the ticket, or minimum where
- * that is larger; what reads totals on this device afterwards is ordered behind
- * the collective. group NULL: of device_counts, those of this replica alone.
+ * totals[i] (device memory) = the i-th sum N behind the ticket, and factors[i]:
+ *   1 / N, with N at least `minimum`
+ *   1 / N, and 0 where N is 0, for a sum of weights
+ *   c / N / (sum of c over the groups with N > 0) for a group of weight c; 0
+ *   where N or that sum is 0
+ * divisors NULL: all are of the first kind. What reads them on this device
+ * afterwards is ordered behind the collective. group NULL: of device_counts,
+ * those of this replica alone.
  */
 al_status al_count_totals(al_device* device, al_group* group, int64_t ticket,
-                          int32_t n, const int64_t* device_counts,
-                          double minimum, double* totals);
+                          int32_t n, const double* device_counts,
+                          double minimum, const al_divisor* divisors,
+                          double* totals, double* factors);
 
 /**
  * Gives a ticket of al_count_all_reduce back whose counts nobody needs, instead

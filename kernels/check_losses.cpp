@@ -4,11 +4,15 @@
 
 template <class Loss, class T>
 void use() {
+  const atomloss::Parameters<T> c({});
   if constexpr (Loss::kind == AL_PER_ROW) {
-    static_cast<void>(Loss::value(T(1)) + Loss::slope(T(1)));
+    typename Loss::template Row<T> row;
+    row.add(0, T(1), T(2));
+    row.differentiate(c);
+    static_cast<void>(row.value(c) + row.grad(0, T(1), T(2)));
   } else {
-    static_cast<void>(Loss::value(T(1), T(2), T(3)) +
-                      Loss::grad(T(1), T(2), T(3)));
+    static_cast<void>(Loss::value(T(1), T(2), T(3), c) +
+                      Loss::grad(T(1), T(2), T(3), c));
   }
 }
 

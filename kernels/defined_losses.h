@@ -2,15 +2,15 @@
 // clang-format off
 namespace atomloss {
 
-struct Defined_huber {
+struct Defined_huber : ElementLoss {
   static constexpr const char* name = "huber";
-  static constexpr al_loss_kind kind = AL_PER_ELEMENT;
+  static constexpr bool of_difference = true;
   static constexpr bool uses_natoms = false;
   template <class T>
-  AL_HD static T value(T p, T t, [[maybe_unused]] T n) {
+  AL_HD static T value([[maybe_unused]] T p, [[maybe_unused]] T t, [[maybe_unused]] T n, [[maybe_unused]] const Parameters<T>& _c) {
     using namespace loss_math;
     [[maybe_unused]] const T d = p - t;
-    [[maybe_unused]] const T delta = T(1.0);
+    [[maybe_unused]] const T delta = _c[0];
     return static_cast<T>(
 #line 1 "huber.value"
 abs(d) < delta ? T(0.5) * d * d : delta * (abs(d) - T(0.5) * delta)
@@ -18,10 +18,10 @@ abs(d) < delta ? T(0.5) * d * d : delta * (abs(d) - T(0.5) * delta)
     );
   }
   template <class T>
-  AL_HD static T grad(T p, T t, [[maybe_unused]] T n) {
+  AL_HD static T grad([[maybe_unused]] T p, [[maybe_unused]] T t, [[maybe_unused]] T n, [[maybe_unused]] const Parameters<T>& _c) {
     using namespace loss_math;
     [[maybe_unused]] const T d = p - t;
-    [[maybe_unused]] const T delta = T(1.0);
+    [[maybe_unused]] const T delta = _c[0];
     return static_cast<T>(
 #line 1 "huber.grad"
 max(min(d, delta), -delta)
@@ -30,15 +30,15 @@ max(min(d, delta), -delta)
   }
 };
 
-struct Defined_smooth_l1 {
+struct Defined_smooth_l1 : ElementLoss {
   static constexpr const char* name = "smooth_l1";
-  static constexpr al_loss_kind kind = AL_PER_ELEMENT;
+  static constexpr bool of_difference = true;
   static constexpr bool uses_natoms = false;
   template <class T>
-  AL_HD static T value(T p, T t, [[maybe_unused]] T n) {
+  AL_HD static T value([[maybe_unused]] T p, [[maybe_unused]] T t, [[maybe_unused]] T n, [[maybe_unused]] const Parameters<T>& _c) {
     using namespace loss_math;
     [[maybe_unused]] const T d = p - t;
-    [[maybe_unused]] const T beta = T(1.0);
+    [[maybe_unused]] const T beta = _c[0];
     return static_cast<T>(
 #line 1 "smooth_l1.value"
 abs(d) < beta ? T(0.5) * d * d / beta : abs(d) - T(0.5) * beta
@@ -46,10 +46,10 @@ abs(d) < beta ? T(0.5) * d * d / beta : abs(d) - T(0.5) * beta
     );
   }
   template <class T>
-  AL_HD static T grad(T p, T t, [[maybe_unused]] T n) {
+  AL_HD static T grad([[maybe_unused]] T p, [[maybe_unused]] T t, [[maybe_unused]] T n, [[maybe_unused]] const Parameters<T>& _c) {
     using namespace loss_math;
     [[maybe_unused]] const T d = p - t;
-    [[maybe_unused]] const T beta = T(1.0);
+    [[maybe_unused]] const T beta = _c[0];
     return static_cast<T>(
 #line 1 "smooth_l1.grad"
 d == T(0) ? T(0) : max(min(d / beta, T(1)), T(-1))
@@ -58,12 +58,12 @@ d == T(0) ? T(0) : max(min(d / beta, T(1)), T(-1))
   }
 };
 
-struct Defined_log_cosh {
+struct Defined_log_cosh : ElementLoss {
   static constexpr const char* name = "log_cosh";
-  static constexpr al_loss_kind kind = AL_PER_ELEMENT;
+  static constexpr bool of_difference = true;
   static constexpr bool uses_natoms = false;
   template <class T>
-  AL_HD static T value(T p, T t, [[maybe_unused]] T n) {
+  AL_HD static T value([[maybe_unused]] T p, [[maybe_unused]] T t, [[maybe_unused]] T n, [[maybe_unused]] const Parameters<T>& _c) {
     using namespace loss_math;
     [[maybe_unused]] const T d = p - t;
     return static_cast<T>(
@@ -73,7 +73,7 @@ abs(d) < T(1) ? log1p(T(2) * sinh(d / T(2)) * sinh(d / T(2))) : abs(d) + log1p(e
     );
   }
   template <class T>
-  AL_HD static T grad(T p, T t, [[maybe_unused]] T n) {
+  AL_HD static T grad([[maybe_unused]] T p, [[maybe_unused]] T t, [[maybe_unused]] T n, [[maybe_unused]] const Parameters<T>& _c) {
     using namespace loss_math;
     [[maybe_unused]] const T d = p - t;
     return static_cast<T>(

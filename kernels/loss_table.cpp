@@ -16,7 +16,7 @@ class Table {
     int32_t i = 0;
 #define AL_ENTRY(Loss)                                                 \
   entries_.push_back({Loss::name,                                      \
-                      Loss::kind,                                      \
+                      kShapeOf<Loss>,                                  \
                       Loss::uses_natoms,                               \
                       {builtin_float32()[i], builtin_float64()[i],     \
                        builtin_float16()[i], builtin_bfloat16()[i]}}); \
@@ -85,29 +85,42 @@ void check_arguments(const LossEntry& loss, int64_t rows, int64_t cols,
     throw al_error(
         al_fail(AL_INVALID_ARGUMENT, "too many elements: [%lld, %lld]",
                 static_cast<long long>(rows), static_cast<long long>(cols)));
+  if (rows > 0 && loss.shape.columns > 0 && cols != loss.shape.columns)
+    throw al_error(
+        al_fail(AL_INVALID_ARGUMENT, "%s takes rows of %d numbers, not of %lld",
+                loss.name, loss.shape.columns, static_cast<long long>(cols)));
   if (loss.uses_natoms && rows > 0)
     check_natoms(loss.name, natoms, natoms_dtype);
 }
 
 void check_task(const LossEntry& loss, const al_loss_task& task) {
   check_arguments(loss, task.rows, task.cols, task.natoms, task.natoms_dtype);
-  if (task.mask && loss.kind == AL_PER_ROW && !(task.flags & AL_MASK_PER_ROW))
-    throw al_error(al_fail(
-        AL_INVALID_ARGUMENT,
-        "%s has an entry per row: its mask needs AL_MASK_PER_ROW", loss.name));
-  if (!(task.flags & AL_PER_STRUCTURE)) return;
-  if (loss.uses_natoms)
-    throw al_error(al_fail(AL_INVALID_ARGUMENT,
-                           "%s reads natoms: it has no rows per structure",
-                           loss.name));
+  const auto refuse = [&](const char* why) {
+    throw al_error(al_fail(AL_INVALID_ARGUMENT, "%s %s", loss.name, why));
+  };
+  if (loss.shape.kind == AL_PER_ROW &&
+      (task.mask.col_stride != 0 || task.weights.col_stride != 0))
+    refuse("has an entry per row: neither do mask and weights differ in it");
+  if (task.group_count < 1 ||
+      (task.rows > 0 && task.group_count > 1 && !task.groups))
+    refuse("needs a group for every row, and one at least");
+  if (task.groups && task.groups_dtype != AL_INT32 &&
+      task.groups_dtype != AL_INT64)
+    refuse("takes groups of int32 or int64");
+  const bool weighs =
+      task.samples == AL_STRUCTURES || task.samples == AL_STRUCTURES_WITH_LOSS;
+  const bool spreads = task.weights.by_row || task.scale.by_row;
+  if ((weighs || spreads || task.groups) && !task.wrong)
+    refuse("needs a place for what is wrong");
+  if (!weighs && !spreads) return;
+  if (loss.uses_natoms) refuse("reads natoms: it has no rows per structure");
   if (task.structures < 0 || task.structures > kMostElements)
     throw al_error(al_fail(AL_INVALID_ARGUMENT, "%lld structures",
                            static_cast<long long>(task.structures)));
   if (task.structures > 0)
     check_natoms("a loss per structure", task.natoms, task.natoms_dtype);
-  if (task.row_weights == nullptr)
-    throw al_error(
-        al_fail(AL_INVALID_ARGUMENT, "a loss per structure needs row_weights"));
+  if (weighs && task.structure_weights == nullptr)
+    refuse("per structure needs structure_weights");
 }
 
 al_status register_losses(const LossEntry* entries, int32_t count) {
@@ -133,7 +146,7 @@ al_status al_loss_find(const char* name, int32_t* loss, int32_t* kind) {
     if (number < 0)
       return al_fail(AL_INVALID_ARGUMENT, "the library has no loss '%s'", name);
     *loss = number;
-    *kind = loss_entry(number).kind;
+    *kind = loss_entry(number).shape.kind;
     return AL_OK;
   });
 }

@@ -17,7 +17,7 @@ struct LossKernels;
 /** A loss. */
 struct LossEntry {
   const char* name;
-  al_loss_kind kind;
+  LossShape shape;
   bool uses_natoms;
   const LossKernels* kernels[AL_BFLOAT16 + 1]; /* by dtype */
 

@@ -203,7 +203,7 @@ struct Clip {
 
   /** Whether there is no step to be made. */
   AL_HD bool skips() const {
-    return norm && skip_nonfinite && norm->nonfinite != 0;
+    return norm && skip_nonfinite && norm->inputs != 0;
   }
   AL_HD double factor() const {
     if (!norm) return 1;

@@ -13,7 +13,7 @@ static al_status register_new_losses() {
   static const LossEntry entries[] = {
 #define AL_ENTRY(Loss)                                       \
   {Loss::name,                                               \
-   Loss::kind,                                               \
+   kShapeOf<Loss>,                                           \
    Loss::uses_natoms,                                        \
    {&loss_kernels<Loss, float>, &loss_kernels<Loss, double>, \
     &loss_kernels<Loss, float16>, &loss_kernels<Loss, bfloat16>}},

@@ -9,16 +9,17 @@
 
 namespace atomloss {
 
-/** natoms as the caller has it. */
-struct Natoms {
+/** natoms, or groups, as the caller has them. */
+struct Integers {
   const void* values;
   bool is_64;
 
-  AL_HD int64_t operator[](int64_t structure) const {
-    return is_64 ? static_cast<const int64_t*>(values)[structure]
-                 : static_cast<const int32_t*>(values)[structure];
+  AL_HD int64_t operator[](int64_t i) const {
+    return is_64 ? static_cast<const int64_t*>(values)[i]
+                 : static_cast<const int32_t*>(values)[i];
   }
 };
+using Natoms = Integers;
 
 AL_HD Natoms natoms_of(const al_loss_task& task) {
   return {task.natoms, task.natoms_dtype == AL_INT64};
@@ -40,16 +41,6 @@ struct AddAtoms {
     return a > limit - b ? limit : a + b;
   }
 };
-
-/** What a task adds to its al_loss_result.nonfinite besides what it counts. */
-AL_HD int64_t natoms_verdict(const al_loss_task& task) {
-  if (!(task.flags & AL_PER_STRUCTURE)) return 0;
-  const bool bad =
-      task.dtype == AL_FLOAT64
-          ? static_cast<const double*>(task.row_weights)[task.rows] != 0
-          : static_cast<const float*>(task.row_weights)[task.rows] != 0;
-  return bad ? AL_BAD_NATOMS : 0;
-}
 
 }  // namespace atomloss
 

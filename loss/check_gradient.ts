@@ -3,6 +3,7 @@ import { GradientError } from "../errors.ts";
 import type { Device } from "../tensor/device.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Loss } from "./loss.ts";
+import { columnsOf, NativeLoss } from "./native_loss.ts";
 import { lossOf } from "./reduction.ts";
 
 /** Sizes of the errors that are tried: 1e-3 to 1e2, in the predictions' unit. */
@@ -101,6 +102,8 @@ export async function checkGradient(
 
 /** A shape that the loss takes: matrices, or one number per row. */
 function shapeFor(loss: Loss): readonly number[] {
+  const columns = loss instanceof NativeLoss ? columnsOf(loss) : 0;
+  if (columns > 0) return [ROWS, columns];
   try {
     loss.outputShape([ROWS, COLS]);
     return [ROWS, COLS];

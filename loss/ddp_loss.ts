@@ -6,13 +6,20 @@ import { dtypeCode, isFloating } from "../tensor/dtype.ts";
 import { shapeSize } from "../tensor/shape.ts";
 import {
   checkTensor,
+  INPUTS_OFFSET,
   onResult,
-  REMARKS_OFFSET,
   type ResultListener,
   Tensor,
 } from "../tensor/tensor.ts";
+import { Divisors } from "./divisors.ts";
 import type { Loss } from "./loss.ts";
-import { checkPair, NativeLoss, prepareInput } from "./native_loss.ts";
+import {
+  checkPair,
+  NativeLoss,
+  parametersOf,
+  prepareInput,
+} from "./native_loss.ts";
+import { ParameterList, type Parameters } from "./parameters.ts";
 import {
   checkSamples,
   type Factor,
@@ -22,10 +29,10 @@ import {
 } from "./normalizer.ts";
 import {
   checkReduction,
+  type DDPLossCallOptions,
   lossOf,
   type LossOutputs,
   type ReducedLossOptions,
-  type ReduceOptions,
   type ValueAndGrad,
   valueAndGrad,
   valueDType,
@@ -36,6 +43,22 @@ import { TaskTable } from "./task_table.ts";
 
 /** How the entries of an unreduced loss become one number. */
 export type Reduction = "mean" | "sum";
+
+/** Options of {@linkcode DDPLoss}. */
+export interface DDPLossOptions extends ReducedLossOptions {
+  /** Numbers in place of those of the loss's definition. The same on all replicas. */
+  parameters?: Parameters;
+}
+
+/** Divided by their number over all replicas, whatever that is. */
+const DIVISORS = new Divisors([{ groupWeights: null, ofWeights: false }], 0);
+
+/** Of a loss that is written elsewhere. */
+const NO_PARAMETERS = new ParameterList("");
+
+/** What becomes of targets that are not finite. */
+const IN_THE_VALUE =
+  "are in the value: DDPMTLoss and MultiTaskLoss have ignoreNaN for labels that are missing";
 
 /**
  * A loss reduced over this replica and normalised over all of them, as
@@ -82,6 +105,7 @@ export class DDPLoss {
   >;
   readonly #group: ProcessGroup | undefined;
   readonly #remarks: ResultListener;
+  readonly #parameters: Float64Array<ArrayBuffer>;
   readonly #table = new TaskTable(1);
 
   /**
@@ -97,7 +121,7 @@ export class DDPLoss {
   constructor(
     loss: string | Loss,
     reduction: Reduction = "mean",
-    options: ReducedLossOptions = {},
+    options: DDPLossOptions = {},
   ) {
     this.lossFn = lossOf(loss);
     this.reductionMap = {
@@ -107,8 +131,15 @@ export class DDPLoss {
     checkReduction(reduction, Object.keys(this.reductionMap));
     this.reduction = reduction;
     this.#group = options.group;
+    this.#parameters = this.#over(
+      this.lossFn instanceof NativeLoss
+        ? parametersOf(this.lossFn).defaults
+        : NO_PARAMETERS.defaults,
+      options.parameters,
+    );
     this.#remarks = remarksOn(
       `DDPLoss("${this.lossFn.name}")`,
+      IN_THE_VALUE,
       options.onNonFinite,
     );
   }
@@ -132,15 +163,15 @@ export class DDPLoss {
     input: Tensor,
     target: Tensor,
     natoms: Tensor | null = null,
-    options: ReduceOptions<Tensor> = {},
+    options: DDPLossCallOptions<Tensor> = {},
   ): Tensor {
     this.#checkInput(input, target);
-    const { out, normalizer } = options;
+    const { out } = options;
     return this.#reduce(
       input,
       target,
       natoms,
-      normalizer,
+      options,
       () => valueOnly(input, target, out),
     ).value;
   }
@@ -161,15 +192,15 @@ export class DDPLoss {
     input: Tensor,
     target: Tensor,
     natoms: Tensor | null = null,
-    options: ReduceOptions<{ value: Tensor; grad: Tensor }> = {},
+    options: DDPLossCallOptions<{ value: Tensor; grad: Tensor }> = {},
   ): ValueAndGrad {
     this.#checkInput(input, target);
-    const { out, normalizer } = options;
+    const { out } = options;
     return this.#reduce(
       input,
       target,
       natoms,
-      normalizer,
+      options,
       () => valueAndGrad(input, target, out),
     );
   }
@@ -186,7 +217,7 @@ export class DDPLoss {
    */
   normalizer(samples: number): Normalizer {
     checkSamples(samples, "samples");
-    return normalizerOf(this.#group, [samples], 0, this);
+    return normalizerOf(this.#group, [samples], DIVISORS, this);
   }
 
   /**
@@ -197,7 +228,7 @@ export class DDPLoss {
    * @returns Scalar: float64 for a float64 loss, otherwise float32.
    */
   sum(_input: Tensor, loss: Tensor, _natoms?: Tensor | null): Tensor {
-    return this.#sumEntries(loss, { scale: 1, normalizer: 0n });
+    return this.#sumEntries(loss, { scale: 1, factors: 0n });
   }
 
   /**
@@ -212,9 +243,21 @@ export class DDPLoss {
   mean(_input: Tensor, loss: Tensor, _natoms?: Tensor | null): Tensor {
     checkTensor(loss, "loss");
     const entries = loss.size;
-    using normalizer = normalizerOf(this.#group, [entries], 0, this);
+    using normalizer = normalizerOf(this.#group, [entries], DIVISORS, this);
     const factor = factorsOf(normalizer, loss.device, this)(0, entries, "");
     return this.#sumEntries(loss, factor);
+  }
+
+  /** Numbers of the loss's parameters in place of others. */
+  #over(
+    values: Float64Array<ArrayBuffer>,
+    given: Parameters | undefined,
+  ): Float64Array<ArrayBuffer> {
+    const { lossFn } = this;
+    const list = lossFn instanceof NativeLoss
+      ? parametersOf(lossFn)
+      : NO_PARAMETERS;
+    return list.over(values, given, lossFn.name);
   }
 
   #checkInput(input: Tensor, target: Tensor): void {
@@ -235,9 +278,10 @@ export class DDPLoss {
     input: Tensor,
     target: Tensor,
     natoms: Tensor | null,
-    given: Normalizer | undefined,
+    { normalizer: given, parameters: now }: DDPLossCallOptions<unknown>,
     outputs: () => T,
   ): T {
+    const parameters = this.#over(this.#parameters, now);
     const native = this.lossFn instanceof NativeLoss
       ? prepareInput(this.lossFn, input, natoms)
       : undefined;
@@ -246,20 +290,21 @@ export class DDPLoss {
     const mean = this.reduction === "mean";
     // The collective of a mean whose samples were not given happens here.
     using own = mean && given === undefined
-      ? normalizerOf(this.#group, [entries], 0, this)
+      ? normalizerOf(this.#group, [entries], DIVISORS, this)
       : undefined;
     const normalizer = given ?? own;
     const factor = mean && normalizer !== undefined
       ? factorsOf(normalizer, input.device, this)(0, entries, "")
-      : { scale: 1, normalizer: 0n };
+      : { scale: 1, factors: 0n };
     const written = outputs();
     const { value, grad } = written;
     if (native === undefined) {
       this.#reduceComposed(input, target, natoms, factor, value, grad);
     } else {
-      this.#table.setInput(0, native, input, target, null, null, null, false);
+      this.#table.setInput(0, native, input, target, "asTheyAre");
+      this.#table.setParameters(0, parameters);
       this.#table.setOutput(0, value, grad);
-      this.#table.setFactor(0, factor.scale, factor.normalizer);
+      this.#table.setFactor(0, factor.scale, factor.factors);
       this.#table.reduce(input.device, null);
     }
     onResult(value, this.#remarks);
@@ -282,24 +327,28 @@ export class DDPLoss {
     const size = BigInt(input.size);
 
     using finite = Tensor.empty(device, input.shape, dtype);
-    using nonfinite = Tensor.empty(device, [1], "int64");
-    library.check(
-      symbols.al_nan_to_num(
-        handle,
-        code,
-        input.pointer,
-        size,
-        finite.pointer,
-        nonfinite.pointer,
-      ),
-    );
+    using finiteTarget = Tensor.empty(device, input.shape, dtype);
+    using nonfinite = Tensor.empty(device, [2], "int64");
+    for (
+      const [i, x, to] of [[0, input, finite], [
+        1,
+        target,
+        finiteTarget,
+      ]] as const
+    ) {
+      const count = Deno.UnsafePointer.offset(nonfinite.pointer, 8 * i);
+      library.check(
+        symbols.al_nan_to_num(handle, code, x.pointer, size, to.pointer, count),
+      );
+    }
     using unreduced = this.lossFn.forward(finite, target, natoms);
     this.#sumInto(unreduced, factor, value);
-    const count = Deno.UnsafePointer.offset(value.pointer, REMARKS_OFFSET);
+    // Of the input, then of the target.
+    const counts = Deno.UnsafePointer.offset(value.pointer, INPUTS_OFFSET);
     library.check(
       symbols.al_copy(
         handle,
-        count,
+        counts,
         nonfinite.pointer,
         BigInt(nonfinite.byteLength),
       ),
@@ -314,7 +363,7 @@ export class DDPLoss {
         gradOutput.pointer,
         BigInt(gradOutput.size),
         factor.scale,
-        Deno.UnsafePointer.create(factor.normalizer),
+        Deno.UnsafePointer.create(factor.factors),
       ),
     );
     const written = this.lossFn.backward(finite, target, natoms, gradOutput, {
@@ -347,7 +396,7 @@ export class DDPLoss {
     return value;
   }
 
-  #sumInto(loss: Tensor, { scale, normalizer }: Factor, value: Tensor): void {
+  #sumInto(loss: Tensor, { scale, factors }: Factor, value: Tensor): void {
     const { library, handle } = nativeOf(loss.device);
     library.check(
       library.symbols.al_sum(
@@ -356,7 +405,7 @@ export class DDPLoss {
         loss.pointer,
         BigInt(loss.size),
         scale,
-        Deno.UnsafePointer.create(normalizer),
+        Deno.UnsafePointer.create(factors),
         value.pointer,
       ),
     );

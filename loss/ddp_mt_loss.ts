@@ -9,19 +9,36 @@ import {
   type MaskedReduction,
   maskedTask,
   MaskedTasks,
+  type TaskCall,
   type TaskInput,
+  type TaskVariant,
 } from "./masked_tasks.ts";
 import type { NativeLoss } from "./native_loss.ts";
-import { checkSamples, type Normalizer } from "./normalizer.ts";
+import type { Normalizer } from "./normalizer.ts";
 import {
+  type DDPLossCallOptions,
   type LossOutputs,
   type ReducedLossOptions,
-  type ReduceOptions,
   type ValueAndGrad,
   valueAndGrad,
   valueOnly,
 } from "./reduction.ts";
-import { remarksOn } from "./remarks.ts";
+import { COUNTED_AS_0, remarksOn } from "./remarks.ts";
+
+/** Options of {@linkcode DDPMTLoss}. */
+export interface DDPMTLossOptions extends ReducedLossOptions, TaskVariant {}
+
+/** Options of one call of {@linkcode DDPMTLoss}: also what {@linkcode MultiTaskLoss} takes of a task. */
+export interface DDPMTCallOptions<Out> extends DDPLossCallOptions<Out> {
+  /** As of {@linkcode TaskInput}. */
+  weights?: Tensor | null;
+  /** As of {@linkcode TaskInput}. */
+  scale?: Tensor | null;
+  /** As of {@linkcode TaskInput}. */
+  groups?: Tensor | null;
+  /** Of this call, in place of the loss's. */
+  coefficient?: number;
+}
 
 /**
  * A loss of the entries that a mask leaves, reduced over this replica and
@@ -86,15 +103,16 @@ export class DDPMTLoss {
     loss: string | Loss,
     reduction: MaskedReduction = "mean",
     coefficient = 1,
-    options: ReducedLossOptions = {},
+    options: DDPMTLossOptions = {},
   ) {
-    const task = maskedTask("", loss, reduction, coefficient);
+    const task = maskedTask("", loss, reduction, coefficient, options);
     this.lossFn = task.loss;
     this.reduction = task.reduction;
     this.coefficient = coefficient;
     this.#tasks = new MaskedTasks([task], options.group);
     this.#remarks = remarksOn(
       `DDPMTLoss("${task.loss.name}")`,
+      COUNTED_AS_0,
       options.onNonFinite,
     );
   }
@@ -123,11 +141,19 @@ export class DDPMTLoss {
     target: Tensor,
     multMask: Tensor | null = null,
     natoms: Tensor | null = null,
-    options: ReduceOptions<Tensor> = {},
+    options: DDPMTCallOptions<Tensor> = {},
   ): Tensor {
-    const task = { input, target, mask: multMask, natoms };
-    const { out, normalizer } = options;
-    return this.#reduce(task, normalizer, () => valueOnly(input, target, out))
+    const { out, weights = null, scale = null, groups = null } = options;
+    const task = {
+      input,
+      target,
+      mask: multMask,
+      natoms,
+      weights,
+      scale,
+      groups,
+    };
+    return this.#reduce(task, options, () => valueOnly(input, target, out))
       .value;
   }
 
@@ -149,44 +175,64 @@ export class DDPMTLoss {
     target: Tensor,
     multMask: Tensor | null = null,
     natoms: Tensor | null = null,
-    options: ReduceOptions<{ value: Tensor; grad: Tensor }> = {},
+    options: DDPMTCallOptions<{ value: Tensor; grad: Tensor }> = {},
   ): ValueAndGrad {
-    const task = { input, target, mask: multMask, natoms };
-    const { out, normalizer } = options;
+    const { out, weights = null, scale = null, groups = null } = options;
+    const task = {
+      input,
+      target,
+      mask: multMask,
+      natoms,
+      weights,
+      scale,
+      groups,
+    };
     return this.#reduce(
       task,
-      normalizer,
+      options,
       () => valueAndGrad(input, target, out),
     );
   }
 
   /**
-   * Starts the collective of a step's sample counts, before its predictions are
-   * there; see {@linkcode Normalizer}.
+   * Starts the collective of a step's samples, before its predictions are there;
+   * see {@linkcode Normalizer}.
    *
    * @param samples What the mean of the step is divided by, on this replica and
-   * over all micro-batches: unmasked entries, or structures for `"per_structure"`.
+   * over all micro-batches: entries that count; with `normalize: "weights"` the
+   * sum of their weights; structures for `"per_structure"`; for `"per_group"` a
+   * list, one number of entries per group.
    * @returns To be passed to every call of the step, then disposed.
-   * @throws {ArgumentError} if samples is not an integer >= 0.
+   * @throws {ArgumentError} if samples is not an integer >= 0, or what else is expected.
    * @throws {CollectiveError} if a replica died, or did not make this call in time.
    */
-  normalizer(samples: number): Normalizer {
-    checkSamples(samples, "samples");
+  normalizer(samples: number | readonly number[]): Normalizer {
     return this.#tasks.normalizer([samples]);
   }
 
   #reduce<T extends LossOutputs>(
     task: TaskInput,
-    normalizer: Normalizer | undefined,
+    { normalizer, coefficient, parameters }: TaskCall & {
+      normalizer?: Normalizer;
+    },
     outputs: () => T,
   ): T {
     const inputs = [task];
     const device = this.#tasks.device(inputs);
-    const { written } = this.#tasks.reduce(device, inputs, normalizer, () => {
-      const written = outputs();
-      const { value, grad } = written;
-      return { written, values: [value], grads: [grad], total: null };
-    });
+    const calls = coefficient === undefined && parameters === undefined
+      ? []
+      : [{ coefficient, parameters }];
+    const { written } = this.#tasks.reduce(
+      device,
+      inputs,
+      calls,
+      normalizer,
+      () => {
+        const written = outputs();
+        const { value, grad } = written;
+        return { written, values: [value], grads: [grad], total: null };
+      },
+    );
     onResult(written.value, this.#remarks);
     return written;
   }

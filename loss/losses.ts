@@ -114,8 +114,34 @@ export class L2NormLoss extends NativeLoss {
   }
 }
 
+/**
+ * Cross-entropy of every row, −Σ tⱼ log softmax(p)ⱼ: the predictions are logits,
+ * the references probabilities (or other numbers: the loss is linear in them).
+ * In nats. Gradient: softmax(p) Σt − t. Predictions are `[N, C]`, C > 1; the
+ * result is `[N]`. Large logits do not overflow. Reference:
+ * torch.nn.CrossEntropyLoss with class probabilities.
+ *
+ * @example
+ * ```ts
+ * import { CrossEntropyLoss, Device } from "@atomloss/atomloss";
+ *
+ * using device = await Device.open("cpu");
+ * using logits = device.tensor(new Float64Array([0, 0, 1000, 0]), [2, 2]);
+ * using classes = device.tensor(new Float64Array([1, 0, 1, 0]), [2, 2]);
+ * using error = new CrossEntropyLoss().forward(logits, classes);
+ * console.log(await error.toList()); // [ 0.6931471805599453, 0 ]
+ * ```
+ */
+export class CrossEntropyLoss extends NativeLoss {
+  /** The loss; it has no options. */
+  constructor() {
+    super("cross_entropy", "row");
+  }
+}
+
 registerLoss("mae", () => new MAELoss());
 registerLoss("mse", () => new MSELoss());
 registerLoss("per_atom_mae", () => new PerAtomMAELoss());
 registerLoss("l2norm", () => new L2NormLoss());
 registerLoss("l2mae", () => new L2NormLoss());
+registerLoss("cross_entropy", () => new CrossEntropyLoss());

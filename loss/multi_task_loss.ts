@@ -13,18 +13,20 @@ import {
   maskedTask,
   MaskedTasks,
   type TaskInput,
+  type TaskVariant,
 } from "./masked_tasks.ts";
 import {
   type MultiTaskGrads,
   MultiTaskResult,
   type MultiTaskValues,
 } from "./multi_task_result.ts";
-import { checkSamples, type Normalizer } from "./normalizer.ts";
+import type { Normalizer } from "./normalizer.ts";
+import type { Parameters } from "./parameters.ts";
 import type { ReduceOptions } from "./reduction.ts";
-import { remarksOn } from "./remarks.ts";
+import { COUNTED_AS_0, remarksOn } from "./remarks.ts";
 
 /** One task of {@linkcode MultiTaskLoss}. */
-export interface TaskOptions {
+export interface TaskOptions extends TaskVariant {
   /** Name of a registered loss, or a loss object of this package. */
   loss: string | Loss;
   /** What value and gradient are multiplied by. Default: 1. */
@@ -33,7 +35,7 @@ export interface TaskOptions {
   reduction?: MaskedReduction;
 }
 
-/** Told of non-finite inputs of a task, or of all of them (undefined). */
+/** Told how many numbers of a task, or of all of them (undefined), were not finite where they counted. */
 export type TaskListener = (count: number, task: string | undefined) => void;
 
 /** Options of {@linkcode MultiTaskLoss}. */
@@ -41,10 +43,20 @@ export interface MultiTaskLossOptions {
   /** The replicas to take the means over. Default: this process alone. */
   group?: ProcessGroup;
   /**
-   * Called with the number of NaN and infinite entries of a task's input when
-   * its value, or the total (task undefined), is read. Default: a warning.
+   * Called with how many numbers of a task's input, target, weights and scale
+   * were NaN or infinite where they counted, when its value, or the total (task
+   * undefined), is read. Default: a warning.
    */
   onNonFinite?: TaskListener;
+}
+
+/** Options of one call of {@linkcode MultiTaskLoss}. */
+export interface MultiTaskCallOptions<Name extends string, Out>
+  extends ReduceOptions<Out> {
+  /** Of this call, each in place of its task's: a schedule. The same on all replicas. */
+  coefficients?: { readonly [name in Name]?: number };
+  /** Of this call, each in place of its task's. The same on all replicas. */
+  parameters?: { readonly [name in Name]?: Parameters };
 }
 
 /** What the tasks are computed from; an absent one has no samples here. */
@@ -107,8 +119,9 @@ export class MultiTaskLoss<Name extends string> {
     this.names = Object.freeze(Object.keys(tasks) as Name[]);
     this.#tasks = new MaskedTasks(
       this.names.map((name) => {
-        const { loss, coefficient = 1, reduction = "mean" } = tasks[name];
-        return maskedTask(name, loss, reduction, coefficient);
+        const task = tasks[name];
+        const { loss, coefficient = 1, reduction = "mean" } = task;
+        return maskedTask(name, loss, reduction, coefficient, task);
       }),
       options.group,
     );
@@ -116,6 +129,7 @@ export class MultiTaskLoss<Name extends string> {
     this.#remarks = [undefined, ...this.names].map((task) =>
       remarksOn(
         task === undefined ? "MultiTaskLoss" : `MultiTaskLoss, task ${task},`,
+        COUNTED_AS_0,
         onNonFinite && ((count) => onNonFinite(count, task)),
       )
     );
@@ -138,7 +152,7 @@ export class MultiTaskLoss<Name extends string> {
    */
   forward(
     inputs: TaskInputs<Name>,
-    options: ReduceOptions<MultiTaskValues<Name>> = {},
+    options: MultiTaskCallOptions<Name, MultiTaskValues<Name>> = {},
   ): MultiTaskValues<Name> {
     return this.#reduce(inputs, options, () => []).result;
   }
@@ -154,7 +168,7 @@ export class MultiTaskLoss<Name extends string> {
    */
   valueAndGrad(
     inputs: TaskInputs<Name>,
-    options: ReduceOptions<MultiTaskGrads<Name>> = {},
+    options: MultiTaskCallOptions<Name, MultiTaskGrads<Name>> = {},
   ): MultiTaskGrads<Name> {
     const { result, grads } = this.#reduce(
       inputs,
@@ -172,42 +186,62 @@ export class MultiTaskLoss<Name extends string> {
   }
 
   /**
-   * Starts the collective of a step's sample counts, before its predictions are
-   * there; see {@linkcode Normalizer}.
+   * Starts the collective of a step's samples, before its predictions are there;
+   * see {@linkcode Normalizer}.
    *
-   * @param samples What the mean of each task is divided by, on this replica
-   * and over all micro-batches: unmasked entries of its unreduced loss, or
-   * structures for `"per_structure"`. Absent: 0.
+   * @param samples What the mean of each task is divided by, on this replica and
+   * over all micro-batches: entries of its unreduced loss that count (not
+   * masked, with a label); with `normalize: "weights"` the sum of their weights,
+   * any finite number; structures for `"per_structure"`; for `"per_group"` a
+   * list, one number of entries per group. Absent: 0.
    * @returns To be passed to every call of the step, then disposed.
-   * @throws {ArgumentError} if a task is unknown or a number is not an integer >= 0.
+   * @throws {ArgumentError} if a task is unknown, or a number is not an integer >= 0, or what else is expected.
    * @throws {CollectiveError} if a replica died, or did not make this call in time.
    */
-  normalizer(samples: { readonly [name in Name]?: number }): Normalizer {
+  normalizer(
+    samples: { readonly [name in Name]?: number | readonly number[] },
+  ): Normalizer {
     this.#checkNames(samples);
-    const counts = this.names.map((name) => {
-      const count = samples[name] ?? 0;
-      checkSamples(count, `samples of ${name}`);
-      return count;
-    });
-    return this.#tasks.normalizer(counts);
+    return this.#tasks.normalizer(this.names.map((name, i) => {
+      const { groupWeights } = this.#tasks.tasks[i]!;
+      return samples[name] ?? groupWeights?.map(() => 0) ?? 0;
+    }));
   }
 
   #reduce(
     inputs: TaskInputs<Name>,
-    { out, normalizer }: ReduceOptions<MultiTaskValues<Name>>,
+    options: MultiTaskCallOptions<Name, MultiTaskValues<Name>>,
     gradsOf: (
       list: readonly (TaskInput | undefined)[],
       result: MultiTaskResult<Name>,
     ) => (Tensor | undefined)[],
   ): { result: MultiTaskResult<Name>; grads: (Tensor | undefined)[] } {
     this.#checkNames(inputs);
+    const { out, normalizer, coefficients, parameters } = options;
+    if (coefficients !== undefined) this.#checkNames(coefficients);
+    if (parameters !== undefined) this.#checkNames(parameters);
     const list = this.names.map((name) => inputs[name]);
+    const calls = coefficients === undefined && parameters === undefined
+      ? []
+      : this.names.map((name) => {
+        return {
+          coefficient: coefficients?.[name],
+          parameters: parameters?.[name],
+        };
+      });
     const device = this.#tasks.device(list);
-    return this.#tasks.reduce(device, list, normalizer, () => {
-      const result = this.#result(device, out);
-      const { list: values, total } = result;
-      return { result, values, total, grads: gradsOf(list, result) };
-    });
+    return this.#tasks.reduce(
+      device,
+      list,
+      calls,
+      normalizer,
+      () => {
+        const result = this.#result(device, out);
+        const { list: values, total } = result;
+        return { result, values, total, grads: gradsOf(list, result) };
+      },
+      ({ result }, samples) => result.setSamples(samples, this.#tasks),
+    );
   }
 
   #checkNames(named: object): void {

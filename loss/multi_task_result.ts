@@ -3,6 +3,7 @@ import type { Device } from "../tensor/device.ts";
 import {
   onResult,
   partOf,
+  remarksOf,
   RESULT_BYTES,
   type ResultListener,
   Tensor,
@@ -14,6 +15,13 @@ export interface MultiTaskNumbers<Name extends string> {
   readonly total: number;
   /** Value of each task, its coefficient included. */
   readonly values: { readonly [name in Name]: number };
+  /**
+   * What the mean of each task was divided by, over all replicas and
+   * micro-batches of the step: the number of its entries or structures, or the
+   * sum of their weights; of `"per_group"` a list, one number per group; 1 for a
+   * sum. 0: there was nothing to learn from anywhere, and the value is 0.
+   */
+  readonly samples: { readonly [name in Name]: number | readonly number[] };
 }
 
 /** The losses of the tasks. Disposing it disposes all tensors. */
@@ -23,7 +31,7 @@ export interface MultiTaskValues<Name extends string> extends Disposable {
   /** Value of each task, its coefficient included, a float64 scalar. */
   readonly values: { readonly [name in Name]: Tensor };
   /**
-   * All of them as numbers, by one transfer. Waits for the device, like `data()`.
+   * All of them as numbers. Waits for the device once, like `data()`.
    *
    * @throws What `data()` throws.
    */
@@ -35,6 +43,11 @@ export interface MultiTaskGrads<Name extends string>
   extends MultiTaskValues<Name> {
   /** Gradient of the total with respect to each input; absent where that is. */
   readonly grads: { readonly [name in Name]?: Tensor };
+}
+
+/** Knows which of the samples of all tasks are which task's. */
+interface TaskSamples {
+  split(samples: readonly number[]): readonly (number | readonly number[])[];
 }
 
 /** The tensors of one call, or of several that write to the same. */
@@ -54,6 +67,10 @@ export class MultiTaskResult<Name extends string>
   /** The total, then the values: al_loss_result each. */
   readonly #block: Tensor;
   #grads: { readonly [name in Name]?: Tensor } = {};
+  /** What the means were divided by, one after another: of one replica, or on the device. */
+  #samples: Tensor | readonly number[] = [];
+  /** Tells those of the tasks apart. */
+  #tasks: TaskSamples | undefined;
 
   /** Tensors for values that are not written yet; no gradients. */
   constructor(
@@ -64,7 +81,11 @@ export class MultiTaskResult<Name extends string>
   ) {
     this.#names = names;
     this.#remarks = remarks;
-    this.#block = Tensor.empty(device, [names.length + 1, 2], "float64");
+    this.#block = Tensor.empty(
+      device,
+      [names.length + 1, RESULT_BYTES / 8],
+      "float64",
+    );
     const [total, ...list] = remarks.map((listener, i) => {
       const value = partOf(this.#block, [], i * RESULT_BYTES);
       onResult(value, listener);
@@ -97,18 +118,45 @@ export class MultiTaskResult<Name extends string>
     this.#grads = byName;
   }
 
+  /** What the means of a call were divided by, and who tells the tasks apart. */
+  setSamples(
+    samples: Tensor | readonly number[],
+    tasks: TaskSamples,
+  ): void {
+    this.#disposeSamples();
+    this.#samples = samples;
+    this.#tasks = tasks;
+  }
+
+  #disposeSamples(): void {
+    if (this.#samples instanceof Tensor) this.#samples.dispose();
+  }
+
   async read(): Promise<MultiTaskNumbers<Name>> {
-    const data = await this.#block.data() as Float64Array<ArrayBuffer>;
-    const words = new BigInt64Array(data.buffer);
-    const tell = (i: number) => this.#remarks[i]!(words[2 * i + 1]!);
+    const known = this.#samples;
+    const tasks = this.#tasks;
+    const [data, totals] = await Promise.all([
+      this.#block.data() as Promise<Float64Array<ArrayBuffer>>,
+      known instanceof Tensor ? known.toList() : known,
+    ]);
+    const tell = (i: number): void =>
+      this.#remarks[i]!(
+        remarksOf(new DataView(data.buffer, i * RESULT_BYTES, RESULT_BYTES)),
+      );
     // The tasks first: a wrong natoms is told with the name of its task.
     this.list.forEach((_, i) => tell(i + 1));
     tell(0);
+    const samples = tasks?.split(totals) ?? [];
+    const byName = <T>(
+      of: (task: number) => T,
+    ): { readonly [name in Name]: T } =>
+      Object.fromEntries(this.#names.map((name, i) => [name, of(i)])) as {
+        readonly [name in Name]: T;
+      };
     return {
       total: data[0]!,
-      values: Object.fromEntries(
-        this.#names.map((name, i) => [name, data[2 * (i + 1)]!]),
-      ) as { readonly [name in Name]: number },
+      values: byName((i) => data[(i + 1) * RESULT_BYTES / 8]!),
+      samples: byName((i) => samples[i]!),
     };
   }
 
@@ -116,6 +164,7 @@ export class MultiTaskResult<Name extends string>
     this.total.dispose();
     for (const value of this.list) value.dispose();
     this.#block.dispose();
+    this.#disposeSamples();
     for (const grad of this.kept) grad?.dispose();
   }
 }

@@ -17,6 +17,7 @@ import {
   type Tensor,
 } from "../tensor/tensor.ts";
 import type { Loss, OutOptions } from "./loss.ts";
+import { ParameterList } from "./parameters.ts";
 
 /** al_loss_kind of kernels/atomloss.h. */
 const KINDS = { element: 0, row: 1 };
@@ -47,6 +48,35 @@ export function checkPair(
       `${predName} has dtype ${pred.dtype}, expected float32, float64, float16 or bfloat16`,
     );
   }
+}
+
+/** What is known of a loss besides what its objects say. */
+interface Declaration {
+  readonly parameters: ParameterList;
+  /** Numbers that a row must have; 0: two or more. */
+  readonly columns: number;
+}
+
+const declarations = new Map<string, Declaration>();
+const NOTHING: Declaration = { parameters: new ParameterList(""), columns: 0 };
+
+/** Says what a loss of this name has, whoever makes an object of it. */
+export function declareLoss(name: string, declaration: Declaration): void {
+  declarations.set(name, declaration);
+}
+
+function declarationOf({ name }: NativeLoss): Declaration {
+  return declarations.get(name) ?? NOTHING;
+}
+
+/** The parameters of a loss. */
+export function parametersOf(loss: NativeLoss): ParameterList {
+  return declarationOf(loss).parameters;
+}
+
+/** Numbers that a row of a loss must have; 0: any. */
+export function columnsOf(loss: NativeLoss): number {
+  return declarationOf(loss).columns;
 }
 
 let friend: {
@@ -102,6 +132,15 @@ export class NativeLoss implements Loss {
    */
   outputShape(shape: Shape): Shape {
     if (this.#kind === "element") return shape;
+    const { columns } = declarationOf(this);
+    if (columns > 0) {
+      if (shape.length === 2 && shape[1] === columns) return [shape[0]!];
+      throw new ShapeError(
+        `${this.name} takes rows of ${columns} numbers, [N, ${columns}], not shape ${
+          formatShape(shape)
+        }`,
+      );
+    }
     if (shape.length === 2 && shape[1]! > 1) return [shape[0]!];
     throw new ShapeError(
       `${this.name} takes rows of two or more numbers, [N, D], not shape ${
@@ -148,6 +187,7 @@ export class NativeLoss implements Loss {
         dtypeCode(input.natoms?.dtype ?? "int64"),
         BigInt(input.rows),
         BigInt(input.cols),
+        parametersOf(this).defaults,
         out.pointer,
       ),
     );
@@ -200,6 +240,7 @@ export class NativeLoss implements Loss {
         dtypeCode(input.natoms?.dtype ?? "int64"),
         BigInt(input.rows),
         BigInt(input.cols),
+        parametersOf(this).defaults,
         gradOutput?.pointer ?? null,
         out.pointer,
       ),

@@ -6,15 +6,16 @@ import {
   type ProcessGroup,
 } from "../distributed/process_group.ts";
 import type { Device } from "../tensor/device.ts";
-import { addressOf, Tensor } from "../tensor/tensor.ts";
+import { addressOf, partOf, Tensor } from "../tensor/tensor.ts";
+import type { Divisors } from "./divisors.ts";
 
 const DOUBLE_BYTES = 8n;
 
-/** What a sum is multiplied by: scale, divided by a number in device memory. */
+/** What a sum is multiplied by: scale, times a number in device memory. */
 export interface Factor {
   readonly scale: number;
-  /** Address of the number; 0n: 1. */
-  readonly normalizer: bigint;
+  /** Address of the number, or of those of the task's groups; 0n: 1. */
+  readonly factors: bigint;
 }
 
 /**
@@ -23,36 +24,30 @@ export interface Factor {
  */
 export type FactorOf = (task: number, samples: number, of: string) => Factor;
 
-/** The numbers of samples over all replicas: on the host where there is one replica. */
-type Totals = DeviceTotals | readonly number[];
+/** Numbers of samples over all replicas: on the host where there is one replica. */
+type Totals = DeviceTotals | HostTotals;
 
 /** Sums that arrive on the device: nothing waits for them before they are used. */
 class DeviceTotals {
   readonly device: Device;
-  readonly #n: number;
-  readonly #minimum: number;
+  readonly #divisors: Divisors;
   readonly #pending: PendingCounts;
   #tensor: Tensor | undefined;
 
-  constructor(
-    device: Device,
-    n: number,
-    minimum: number,
-    pending: PendingCounts,
-  ) {
+  constructor(device: Device, divisors: Divisors, pending: PendingCounts) {
     this.device = device;
-    this.#n = n;
-    this.#minimum = minimum;
+    this.#divisors = divisors;
     this.#pending = pending;
     unused.register(this, pending, this);
   }
 
-  /** The sums as a float64 tensor; from here on the device's work waits for them. */
+  /** The sums, then the factors, float64; from here on the device's work waits for them. */
   get tensor(): Tensor {
     if (this.#tensor === undefined) {
-      const tensor = Tensor.empty(this.device, [this.#n], "float64");
+      const { count, minimum, table } = this.#divisors;
+      const tensor = Tensor.empty(this.device, [2, count], "float64");
       try {
-        this.#pending.take(this.#minimum, tensor);
+        this.#pending.take(minimum, table, tensor);
       } catch (error) {
         tensor.dispose();
         throw error;
@@ -60,6 +55,20 @@ class DeviceTotals {
       this.#tensor = tensor;
     }
     return this.#tensor;
+  }
+
+  /** A tensor of the sums, which share their memory. */
+  sums(): Tensor {
+    return partOf(this.tensor, [this.#divisors.count], 0);
+  }
+
+  factorOf(task: number): Factor {
+    const { count, first } = this.#divisors;
+    const place = count + first[task]!;
+    return {
+      scale: 1,
+      factors: addressOf(this.tensor) + BigInt(place) * DOUBLE_BYTES,
+    };
   }
 
   [Symbol.dispose](): void {
@@ -74,17 +83,63 @@ const unused = new FinalizationRegistry<PendingCounts>((pending) =>
   pending.drop()
 );
 
+/** Sums of one replica, which its host knows. */
+class HostTotals {
+  readonly samples: readonly number[];
+  readonly #divisors: Divisors;
+  /** The same on the device, which computes the factors of groups. */
+  #onDevice: DeviceTotals | undefined;
+
+  constructor(samples: readonly number[], divisors: Divisors) {
+    this.samples = samples;
+    this.#divisors = divisors;
+  }
+
+  sums(): readonly number[] {
+    return this.samples;
+  }
+
+  factorOf(task: number, device: Device): Factor {
+    const divisors = this.#divisors;
+    if (divisors.hasGroups(task)) {
+      return this.#totalsOn(device).factorOf(task);
+    }
+    const samples = this.samples[divisors.first[task]!]!;
+    return { scale: divisors.factor(task, samples), factors: 0n };
+  }
+
+  #totalsOn(device: Device): DeviceTotals {
+    if (this.#onDevice === undefined) {
+      using samples = device.tensor(Float64Array.from(this.samples));
+      const pending = countAllReduce(undefined, samples);
+      const totals = new DeviceTotals(device, this.#divisors, pending);
+      totals.tensor; // taken while the samples are there
+      this.#onDevice = totals;
+    }
+    if (this.#onDevice.device !== device) {
+      throw new DeviceError(
+        `the normalizer is on ${this.#onDevice.device.name}, the input on ${device.name}`,
+      );
+    }
+    return this.#onDevice;
+  }
+
+  [Symbol.dispose](): void {
+    this.#onDevice?.[Symbol.dispose]();
+  }
+}
+
 let create: (
   totals: Totals,
   worldSize: number,
   owner: object,
+  divisors: Divisors,
   samples: readonly number[] | undefined,
 ) => Normalizer;
-let friend: (
-  normalizer: Normalizer,
-  device: Device,
-  owner: object,
-) => FactorOf;
+let friend: {
+  factors: (normalizer: Normalizer, device: Device, owner: object) => FactorOf;
+  sums: (normalizer: Normalizer) => Tensor | readonly number[];
+};
 
 /**
  * The numbers of samples that the means of one step are divided by, over all
@@ -117,25 +172,32 @@ export class Normalizer implements Disposable {
   readonly #totals: Totals;
   readonly #worldSize: number;
   readonly #owner: object;
+  readonly #divisors: Divisors;
   /** Those of this replica, if its host knows them. */
   readonly #samples: readonly number[] | undefined;
   #disposed = false;
 
   static {
-    create = (totals, worldSize, owner, samples) =>
-      new Normalizer(totals, worldSize, owner, samples);
-    friend = (normalizer, device, owner) => normalizer.#factors(device, owner);
+    create = (totals, worldSize, owner, divisors, samples) =>
+      new Normalizer(totals, worldSize, owner, divisors, samples);
+    friend = {
+      factors: (normalizer, device, owner) =>
+        normalizer.#factors(device, owner),
+      sums: (normalizer) => normalizer.#open().sums(),
+    };
   }
 
   private constructor(
     totals: Totals,
     worldSize: number,
     owner: object,
+    divisors: Divisors,
     samples: readonly number[] | undefined,
   ) {
     this.#totals = totals;
     this.#worldSize = worldSize;
     this.#owner = owner;
+    this.#divisors = divisors;
     this.#samples = samples;
   }
 
@@ -158,42 +220,38 @@ export class Normalizer implements Disposable {
         `the normalizer is on ${totals.device.name}, the input on ${device.name}`,
       );
     }
-    const scale = this.#worldSize;
-    const first = totals instanceof DeviceTotals
-      ? addressOf(totals.tensor)
-      : 0n;
+    const divisors = this.#divisors;
     return (task, samples, of) => {
-      const all = this.#samples?.[task] ?? samples;
-      if (samples > all) {
+      const all = this.#samples?.[divisors.first[task]!] ?? samples;
+      if (samples > all && divisors.isCount(task)) {
         throw new ArgumentError(
           `the normalizer was made for ${all} samples${of}, this batch alone has ${samples} or more: ` +
             "pass normalizer() the number of the whole step, over all micro-batches",
         );
       }
-      return totals instanceof DeviceTotals
-        ? { scale, normalizer: first + BigInt(task) * DOUBLE_BYTES }
-        : { scale: scale / totals[task]!, normalizer: 0n };
+      const { scale, factors } = totals.factorOf(task, device);
+      return { scale: this.#worldSize * scale, factors };
     };
   }
 
   /**
-   * The numbers of samples over all replicas, in the order of the tasks. Waits
-   * for the device.
+   * The numbers of samples over all replicas, in the order of the tasks, those
+   * of a task's groups one after another. Waits for the device.
    *
    * @throws {CollectiveError} if a replica died, or did not make this call in time.
    */
   async totals(): Promise<number[]> {
-    const totals = this.#open();
-    return totals instanceof DeviceTotals
-      ? await totals.tensor.toList()
-      : [...totals];
+    const sums = this.#open().sums();
+    if (!(sums instanceof Tensor)) return [...sums];
+    using tensor = sums;
+    return await tensor.toList();
   }
 
   /** Gives its memory back. Safe to call again. */
   [Symbol.dispose](): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    if (this.#totals instanceof DeviceTotals) this.#totals[Symbol.dispose]();
+    this.#totals[Symbol.dispose]();
   }
 
   /** The same as disposing. */
@@ -206,34 +264,41 @@ export class Normalizer implements Disposable {
 export function normalizerOf(
   group: ProcessGroup | undefined,
   samples: readonly number[],
-  minimum: number,
+  divisors: Divisors,
   owner: object,
 ): Normalizer {
   if (group === undefined || group.worldSize === 1) {
-    const totals = samples.map((n) => Math.max(n, minimum));
-    return create(totals, 1, owner, samples);
+    return create(
+      new HostTotals(samples, divisors),
+      1,
+      owner,
+      divisors,
+      samples,
+    );
   }
   const pending = countAllReduce(group, samples);
   return create(
-    new DeviceTotals(group.device, samples.length, minimum, pending),
+    new DeviceTotals(group.device, divisors, pending),
     group.worldSize,
     owner,
+    divisors,
     samples,
   );
 }
 
-/** Totals of numbers (int64) that the device computes: enqueues their collective. */
+/** Totals of numbers (float64) that the device computes: enqueues their collective. */
 export function normalizerOfTensor(
   group: ProcessGroup | undefined,
   samples: Tensor,
-  minimum: number,
+  divisors: Divisors,
   owner: object,
 ): Normalizer {
   const pending = countAllReduce(group, samples);
   return create(
-    new DeviceTotals(samples.device, samples.size, minimum, pending),
+    new DeviceTotals(samples.device, divisors, pending),
     group?.worldSize ?? 1,
     owner,
+    divisors,
     undefined,
   );
 }
@@ -244,7 +309,12 @@ export function factorsOf(
   device: Device,
   owner: object,
 ): FactorOf {
-  return friend(normalizer, device, owner);
+  return friend.factors(normalizer, device, owner);
+}
+
+/** The numbers of samples over all replicas: to be disposed, where they are a tensor. */
+export function sumsOf(normalizer: Normalizer): Tensor | readonly number[] {
+  return friend.sums(normalizer);
 }
 
 /** Throws unless samples is a number of samples. */

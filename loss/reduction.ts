@@ -5,6 +5,7 @@ import type { DType } from "../tensor/dtype.ts";
 import { outputTensor, resultTensor, type Tensor } from "../tensor/tensor.ts";
 import type { Loss } from "./loss.ts";
 import type { Normalizer } from "./normalizer.ts";
+import type { Parameters } from "./parameters.ts";
 import type { NonFiniteListener } from "./remarks.ts";
 // Registered by name there.
 import "./define_loss.ts";
@@ -16,8 +17,9 @@ export interface ReducedLossOptions {
   /** The replicas to take the mean over. Default: this process alone. */
   group?: ProcessGroup;
   /**
-   * Called with the number of NaN and infinite entries of the input when a
-   * value is read whose input had any. Default: a warning on the console.
+   * Called with how many numbers of the input, target, weights and scale were
+   * NaN or infinite where they counted, when a value is read of which any were.
+   * Default: a warning on the console.
    */
   onNonFinite?: NonFiniteListener;
 }
@@ -28,6 +30,12 @@ export interface ReduceOptions<Out> {
   out?: Out;
   /** The samples of the whole step. Default: those of this call. */
   normalizer?: Normalizer;
+}
+
+/** Options of one call of {@linkcode DDPLoss}. */
+export interface DDPLossCallOptions<Out> extends ReduceOptions<Out> {
+  /** Of this call, each in place of the loss's. The same on all replicas. */
+  parameters?: Parameters;
 }
 
 /** A loss and its gradient. Disposing it disposes both. */

@@ -1,5 +1,5 @@
 /** The losses of this package that are one line of C++: definitions to use by name, or with other parameters. */
-import type { LossDefinition } from "./define_loss.ts";
+import type { ElementDefinition } from "./define_loss.ts";
 
 /**
  * Huber loss: d²/2 up to an error of `delta`, linear with the same slope
@@ -9,18 +9,22 @@ import type { LossDefinition } from "./define_loss.ts";
  *
  * @example
  * ```ts
- * import { DDPLoss, defineLoss, huber } from "@atomloss/atomloss";
+ * import { DDPLoss, Device } from "@atomloss/atomloss";
  *
- * await defineLoss("huber_001", { ...huber, parameters: { delta: 0.01 } });
- * const loss = new DDPLoss("huber_001");
- * console.log(loss.lossFn.name); // huber_001
+ * using device = await Device.open("cpu");
+ * const loss = new DDPLoss("huber", "mean", { parameters: { delta: 0.5 } });
+ * using input = device.tensor(new Float32Array([0.2, 2]));
+ * using target = device.zeros([2]);
+ * using result = loss.valueAndGrad(input, target);
+ * console.log(await result.grad.toList()); // [ 0.1, 0.25 ] to rounding
  * ```
  */
-export const huber: LossDefinition = {
+export const huber: ElementDefinition = {
   value: "abs(d) < delta ? T(0.5) * d * d : delta * (abs(d) - T(0.5) * delta)",
   // In this order of arguments NaN stays NaN, as in torch.
   grad: "max(min(d, delta), -delta)",
   parameters: { delta: 1 },
+  domains: { delta: "> 0" },
 };
 
 /**
@@ -29,11 +33,12 @@ export const huber: LossDefinition = {
  * torch.nn.SmoothL1Loss, whose default beta = 1 the loss named `"smooth_l1"`
  * has.
  */
-export const smoothL1: LossDefinition = {
+export const smoothL1: ElementDefinition = {
   value: "abs(d) < beta ? T(0.5) * d * d / beta : abs(d) - T(0.5) * beta",
   // 0 where d is, also where beta is: then it is the absolute error.
   grad: "d == T(0) ? T(0) : max(min(d / beta, T(1)), T(-1))",
   parameters: { beta: 1 },
+  domains: { beta: ">= 0" },
 };
 
 /**
@@ -41,7 +46,7 @@ export const smoothL1: LossDefinition = {
  * from it, smooth everywhere. Source:
  * Green 1990, doi:10.1109/42.52985 (log cosh potential).
  */
-export const logCosh: LossDefinition = {
+export const logCosh: ElementDefinition = {
   // Near 0 without the cancellation of the form that does not overflow.
   value: "abs(d) < T(1) ? log1p(T(2) * sinh(d / T(2)) * sinh(d / T(2)))" +
     " : abs(d) + log1p(exp(T(-2) * abs(d))) - T(0.6931471805599453)",

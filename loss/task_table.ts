@@ -3,35 +3,59 @@ import { type Device, nativeOf } from "../tensor/device.ts";
 import { dtypeCode } from "../tensor/dtype.ts";
 import { addressOf, type Tensor } from "../tensor/tensor.ts";
 import type { LossInput } from "./native_loss.ts";
+import { MAX_PARAMETERS } from "./parameters.ts";
+import type { Spread } from "./spread.ts";
 
 /** Bytes of the struct, and where its members are, in units of their size. */
-const STRUCT_BYTES = 120;
+const STRUCT_BYTES = 360;
 const STRUCT_WORDS = STRUCT_BYTES / 8;
 const STRUCT_INTS = STRUCT_BYTES / 4;
 const WORD = {
   pred: 0,
   target: 1,
   natoms: 2,
-  mask: 3,
-  row_weights: 4,
-  grad: 5,
-  result: 6,
-  normalizer: 7,
-  scale: 8,
-  rows: 9,
-  cols: 10,
-  structures: 11,
+  grad: 3,
+  result: 4,
+  rows: 5,
+  cols: 6,
+  structures: 7,
+  parameters: 10,
+  mask: 26,
+  weights: 30,
+  scale: 34,
+  structure_weights: 38,
+  groups: 40,
+  factors: 42,
+  coefficient: 43,
+  wrong: 44,
 };
 const INT = {
-  loss: 24,
-  dtype: 25,
-  natoms_dtype: 26,
-  value_dtype: 27,
-  flags: 28,
+  loss: 16,
+  dtype: 17,
+  natoms_dtype: 18,
+  value_dtype: 19,
+  targets: 78,
+  group_count: 79,
+  groups_dtype: 82,
+  samples: 83,
 };
+/** Members of al_spread, behind its first. */
+const SPREAD = { by_row: 1, row_stride: 2, col_stride: 3 };
 
-/** al_task_flags of kernels/atomloss.h. */
-const FLAG = { maskPerRow: 1, zeroNonFinite: 2, perStructure: 4 };
+/** al_targets of kernels/atomloss.h. */
+const TARGETS = { asTheyAre: 0, finite: 1, labels: 2 };
+/** What a target that is not finite is. */
+export type Targets = keyof typeof TARGETS;
+
+/** al_samples of kernels/atomloss.h. */
+const SAMPLES = {
+  entries: 0,
+  weights: 1,
+  structuresWithLoss: 2,
+  structures: 3,
+};
+/** What the mean of a task is divided by. */
+export type Samples = keyof typeof SAMPLES;
 
 /** Host memory for the structs of a number of tasks, kept between calls. */
 export class TaskTable {
@@ -48,52 +72,97 @@ export class TaskTable {
     this.#words = new BigUint64Array(buffer);
     this.#doubles = new Float64Array(buffer);
     this.#ints = new Int32Array(buffer);
+    for (let i = 0; i < count; i++) {
+      this.#ints[i * STRUCT_INTS + INT.group_count] = 1;
+    }
   }
 
-  /**
-   * What a task reads. `structures`: atoms per structure, where entries are
-   * weighed per structure by `rowWeights`. `zeroNonFinite`: whether targets that
-   * are not finite, and a value that is NaN, count as 0.
-   */
+  /** What a task compares. */
   setInput(
     index: number,
     input: LossInput,
     pred: Tensor,
     target: Tensor,
-    mask: Tensor | null,
-    structures: Tensor | null,
-    rowWeights: Tensor | null,
-    zeroNonFinite: boolean,
+    targets: Targets,
   ): void {
     const words = this.#words;
     const word = index * STRUCT_WORDS;
-    const natoms = structures ?? input.natoms;
+    const { natoms } = input;
     words[word + WORD.pred] = addressOf(pred);
     words[word + WORD.target] = addressOf(target);
     words[word + WORD.natoms] = address(natoms);
-    words[word + WORD.mask] = address(mask);
-    words[word + WORD.row_weights] = address(rowWeights);
     this.#integer(word + WORD.rows, input.rows);
     this.#integer(word + WORD.cols, input.cols);
-    this.#integer(word + WORD.structures, structures?.size ?? 0);
 
     const ints = this.#ints;
     const int = index * STRUCT_INTS;
-    const perRow = mask !== null &&
-      (input.kind === "row" || mask.size !== input.rows * input.cols);
     ints[int + INT.loss] = input.loss;
     ints[int + INT.dtype] = dtypeCode(pred.dtype);
     ints[int + INT.natoms_dtype] = dtypeCode(natoms?.dtype ?? "int64");
-    ints[int + INT.flags] = (perRow ? FLAG.maskPerRow : 0) |
-      (zeroNonFinite ? FLAG.zeroNonFinite : 0) |
-      (structures === null ? 0 : FLAG.perStructure);
+    ints[int + INT.targets] = TARGETS[targets];
   }
 
   /** A task that this replica has no part in: no rows. */
-  setAbsent(index: number, loss: number): void {
+  setAbsent(index: number, loss: number, groups: number): void {
     const word = index * STRUCT_WORDS;
     this.#words.fill(0n, word, word + STRUCT_WORDS);
-    this.#ints[index * STRUCT_INTS + INT.loss] = loss;
+    const int = index * STRUCT_INTS;
+    this.#ints[int + INT.loss] = loss;
+    this.#ints[int + INT.group_count] = groups;
+  }
+
+  /** The parameters of a task's loss. */
+  setParameters(index: number, values: Float64Array): void {
+    const word = index * STRUCT_WORDS + WORD.parameters;
+    for (let i = 0; i < MAX_PARAMETERS; i++) {
+      this.#doubles[word + i] = values[i]!;
+    }
+  }
+
+  /** What a task's entries weigh, and with which scale its loss sees them. */
+  setWeights(
+    index: number,
+    mask: Spread | null,
+    weights: Spread | null,
+    scale: Spread | null,
+  ): void {
+    this.#setSpread(index, WORD.mask, mask);
+    this.#setSpread(index, WORD.weights, weights);
+    this.#setSpread(index, WORD.scale, scale);
+  }
+
+  /** Which structures a task's rows are of, and what these weigh (null: they do not). */
+  setStructures(
+    index: number,
+    natoms: Tensor | null,
+    structureWeights: Tensor | null,
+  ): void {
+    const word = index * STRUCT_WORDS;
+    this.#words[word + WORD.structure_weights] = address(structureWeights);
+    this.#integer(word + WORD.structures, natoms?.size ?? 0);
+    if (natoms === null) return;
+    this.#words[word + WORD.natoms] = addressOf(natoms);
+    const int = index * STRUCT_INTS;
+    this.#ints[int + INT.natoms_dtype] = dtypeCode(natoms.dtype);
+  }
+
+  /** Which groups a task's rows are of, and what the mean of a group is divided by. */
+  setGroups(
+    index: number,
+    groups: Tensor | null,
+    count: number,
+    samples: Samples,
+  ): void {
+    this.#words[index * STRUCT_WORDS + WORD.groups] = address(groups);
+    const int = index * STRUCT_INTS;
+    this.#ints[int + INT.group_count] = count;
+    this.#ints[int + INT.groups_dtype] = dtypeCode(groups?.dtype ?? "int64");
+    this.#ints[int + INT.samples] = SAMPLES[samples];
+  }
+
+  /** Where the device says what is wrong with natoms and groups: two int64. 0n: nothing can be. */
+  setWrong(index: number, place: bigint): void {
+    this.#words[index * STRUCT_WORDS + WORD.wrong] = place;
   }
 
   /** What a task writes. */
@@ -105,11 +174,19 @@ export class TaskTable {
     this.#ints[int + INT.value_dtype] = dtypeCode(value.dtype);
   }
 
-  /** The factor of value and gradient: scale, divided by what is at an address (0n: 1). */
-  setFactor(index: number, scale: number, normalizer: bigint): void {
+  /** What value and gradient are multiplied by: a number, times what is at an address (0n: 1). */
+  setFactor(index: number, coefficient: number, factors: bigint): void {
     const word = index * STRUCT_WORDS;
-    this.#doubles[word + WORD.scale] = scale;
-    this.#words[word + WORD.normalizer] = normalizer;
+    this.#doubles[word + WORD.coefficient] = coefficient;
+    this.#words[word + WORD.factors] = factors;
+  }
+
+  #setSpread(index: number, member: number, spread: Spread | null): void {
+    const word = index * STRUCT_WORDS + member;
+    this.#words[word] = address(spread?.values ?? null);
+    this.#words[word + SPREAD.by_row] = address(spread?.byRow ?? null);
+    this.#integer(word + SPREAD.row_stride, spread?.rowStride ?? 0);
+    this.#integer(word + SPREAD.col_stride, spread?.colStride ?? 0);
   }
 
   /** A 64-bit integer without making a BigInt of it. */
@@ -118,7 +195,7 @@ export class TaskTable {
     this.#ints[2 * word + 1] = value / 2 ** 32;
   }
 
-  /** Counts the samples of every task, and weighs rows per structure. */
+  /** Counts the samples of every task's groups (float64), and weighs structures. */
   countSamples(device: Device, counts: Tensor): void {
     const { library, handle } = nativeOf(device);
     library.check(

@@ -2,7 +2,13 @@
 import { ArgumentError, NonFiniteGradientError } from "../errors.ts";
 import { nativeOf } from "./device.ts";
 import { ParameterList } from "./parameter_list.ts";
-import { addressOf, onResult, resultTensor, type Tensor } from "./tensor.ts";
+import {
+  addressOf,
+  onResult,
+  type Remarks,
+  resultTensor,
+  type Tensor,
+} from "./tensor.ts";
 
 /** How gradients are clipped. */
 export interface ClipOptions {
@@ -82,8 +88,8 @@ export class GradientClip {
   }
 }
 
-function throwIfNonFinite(remarks: bigint): void {
-  if (remarks === 0n) return;
+function throwIfNonFinite({ inputs }: Remarks): void {
+  if (inputs === 0) return;
   throw new NonFiniteGradientError(
     "the total norm of the gradients is NaN or infinite, expected a finite " +
       "number: nothing was changed by the call that computed it",

@@ -91,12 +91,34 @@ function own(block: Block, keep?: object): Memory {
 /** Receives the address of a new block; calls are synchronous, one is enough. */
 const newAddress = new BigUint64Array(1);
 
-/** Bytes of al_loss_result, and where it says more than the value. */
-export const RESULT_BYTES = 16;
-export const REMARKS_OFFSET = 8;
+/** Bytes of al_loss_result of kernels/atomloss.h. */
+export const RESULT_BYTES = 48;
+/** Where it says how many numbers of the input were not finite, and behind it of the target. */
+export const INPUTS_OFFSET = 8;
 
-/** Told what al_loss_result says besides the value, when that is read. */
-export type ResultListener = (remarks: bigint) => void;
+/** What al_loss_result says besides the value: how many numbers of each were not as they should be. */
+export interface Remarks {
+  readonly inputs: number;
+  readonly targets: number;
+  readonly factors: number;
+  readonly natoms: number;
+  readonly groups: number;
+}
+
+/** Told of it when the value is read. */
+export type ResultListener = (remarks: Remarks) => void;
+
+/** What the bytes of an al_loss_result say. */
+export function remarksOf(result: DataView): Remarks {
+  const at = (i: number): number => Number(result.getBigInt64(8 * i, true));
+  return {
+    inputs: at(1),
+    targets: at(2),
+    factors: at(3),
+    natoms: at(4),
+    groups: at(5),
+  };
+}
 
 let friend: {
   listen: (tensor: Tensor, listener: ResultListener) => void;
@@ -430,7 +452,7 @@ export class Tensor {
     const result = new Uint8Array(RESULT_BYTES);
     await this.#download(result);
     new Uint8Array(out.buffer).set(result.subarray(0, out.byteLength));
-    listener(new DataView(result.buffer).getBigInt64(REMARKS_OFFSET, true));
+    listener(remarksOf(new DataView(result.buffer)));
     return out;
   }
 

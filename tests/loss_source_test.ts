@@ -5,9 +5,9 @@ const LOSS = {
   name: "beta",
   kind: "element",
   natoms: false,
-  value: "d +\n  std::beta(p, t)",
-  grad: "d",
-  parameters: {},
+  columns: 0,
+  texts: { value: "d +\n  std::beta(p, t)", grad: "d" },
+  parameters: [],
 } as const;
 
 Deno.test("errorsIn() gives the lines of a loss that nvcc refuses", () => {

@@ -160,7 +160,7 @@ export function toInput(
 /** The options of a task as MultiTaskLoss takes them. */
 export function optionsOf(
   { loss, reduction, coefficient }: RandomTask,
-): Required<TaskOptions> {
+): Required<Pick<TaskOptions, "loss" | "reduction" | "coefficient">> {
   return { loss, reduction, coefficient };
 }
 

@@ -31,6 +31,7 @@
 
 #include "call.h"
 #include "dispatch.h"
+#include "divisors.h"
 #include "half.h"
 #include "mesh.h"
 #include "roll_call.h"
@@ -62,7 +63,7 @@ struct al_group {
   std::string broken;        // why, once a collective has failed
   uint32_t calls = 0;        // collectives so far
   std::vector<char> packed;  // several buffers as one, kept between calls
-  std::map<int64_t, std::vector<int64_t>> counts;  // that nobody has taken yet
+  std::map<int64_t, std::vector<double>> counts;  // that nobody has taken yet
   int64_t next_ticket = 1;
 
   /** Runs a collective with its tag. */
@@ -386,12 +387,12 @@ al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
   });
 }
 
-al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
-                              const int64_t* device_counts, int64_t* ticket) {
+al_status al_count_all_reduce(al_group* group, int32_t n, const double* counts,
+                              const double* device_counts, int64_t* ticket) {
   if (n < 0) return al_fail(AL_INVALID_ARGUMENT, "%d counts to reduce", n);
   return al_guard([&] {
-    const int64_t* mine = counts ? counts : device_counts;
-    std::vector<int64_t> sums(mine, mine + n);
+    const double* mine = counts ? counts : device_counts;
+    std::vector<double> sums(mine, mine + n);
     const Call call = Call::counts(n);
     return group->run(call, [&](uint32_t tag) {
       all_reduce(group, tag, AL_SUM, sums.data(), n);
@@ -402,10 +403,11 @@ al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
 }
 
 al_status al_count_totals(al_device*, al_group* group, int64_t ticket,
-                          int32_t n, const int64_t* device_counts,
-                          double minimum, double* totals) {
+                          int32_t n, const double* device_counts,
+                          double minimum, const al_divisor* divisors,
+                          double* totals, double* factors) {
   return al_guard([&]() -> al_status {
-    std::vector<int64_t> sums;
+    std::vector<double> sums;
     if (group) {
       std::lock_guard<std::mutex> lock(group->mutex);
       const auto found = group->counts.find(ticket);
@@ -418,8 +420,9 @@ al_status al_count_totals(al_device*, al_group* group, int64_t ticket,
     } else {
       sums.assign(device_counts, device_counts + n);
     }
+    std::copy(sums.begin(), sums.end(), totals);
     for (int32_t i = 0; i < n; ++i)
-      totals[i] = std::max(static_cast<double>(sums[i]), minimum);
+      write_factors(divisors, minimum, totals, i, factors);
     return AL_OK;
   });
 }

@@ -4,6 +4,7 @@
 #define ATOMLOSS_CPU_LOSS_INPUT_H
 
 #include "dispatch.h"
+#include "entries.h"
 #include "half.h"
 #include "loss_ops.h"
 #include "status.h"
@@ -22,6 +23,7 @@ struct Input {
   int32_t natoms_dtype;
   int64_t rows;
   int64_t cols;
+  const double* parameters; /* [AL_MAX_PARAMETERS] */
 
   int64_t elements() const { return rows * cols; }
 
@@ -30,19 +32,14 @@ struct Input {
   }
 };
 
-/** target, or 0 where it is not finite and the task says so. */
-template <class T>
-AL_HD T read_target(T t, T largest, bool zero_nonfinite) {
-  return zero_nonfinite && !is_finite(t, largest) ? T(0) : t;
+/** coefficient * *factor, or coefficient. */
+inline double factor_of(double coefficient, const double* factor) {
+  return factor ? coefficient * *factor : coefficient;
 }
 
-/** scale / *normalizer, or scale. */
-inline double factor_of(double scale, const double* normalizer) {
-  return normalizer ? scale / *normalizer : scale;
-}
-
-/** Writes a value in the width that its dtype asks for. */
-inline void write_result(int32_t dtype, double value, int64_t nonfinite,
+/** Writes a value in the width that its dtype asks for, and what there is to
+ * say. */
+inline void write_result(int32_t dtype, double value, const Remarks& remarks,
                          al_loss_result* result) {
   result->value = 0;
   if (dtype == AL_FLOAT64) {
@@ -51,7 +48,11 @@ inline void write_result(int32_t dtype, double value, int64_t nonfinite,
     const float rounded = static_cast<float>(value);
     memcpy(&result->value, &rounded, sizeof rounded);
   }
-  result->nonfinite = nonfinite;
+  result->inputs = remarks.inputs;
+  result->targets = remarks.targets;
+  result->factors = remarks.factors;
+  result->natoms = remarks.natoms;
+  result->groups = remarks.groups;
 }
 
 }  // namespace atomloss

@@ -13,14 +13,14 @@ struct LossKernels {
   void (*backward)(const Input& in, const void* grad_output, void* grad);
   /** Chooses what runs the blocks of a task in the fused pass. */
   void (*plan)(Plan& plan);
-  /** Writes row_weights; the number of structures whose loss is not 0. */
-  int64_t (*weigh_structures)(const al_loss_task& task);
+  /** Writes the samples of a task's groups, and what else it needs. */
+  void (*count)(const al_loss_task& task, double* counts);
 };
 
 template <class Loss, class S>
 inline constexpr LossKernels loss_kernels = {forward<Loss, S>,
                                              backward<Loss, S>, choose<Loss, S>,
-                                             weigh_structures<Loss, S>};
+                                             count_samples<Loss, S>};
 
 }  // namespace atomloss
 

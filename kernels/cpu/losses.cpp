@@ -15,8 +15,10 @@ using namespace atomloss;
 al_status al_loss_forward(al_device*, int32_t loss, int32_t dtype,
                           const void* pred, const void* target,
                           const void* natoms, int32_t natoms_dtype,
-                          int64_t rows, int64_t cols, void* out) {
-  const Input in = {dtype, pred, target, natoms, natoms_dtype, rows, cols};
+                          int64_t rows, int64_t cols, const double* parameters,
+                          void* out) {
+  const Input in = {dtype,        pred, target, natoms,
+                    natoms_dtype, rows, cols,   parameters};
   return al_guard([&]() -> al_status {
     const LossEntry& entry = loss_entry(loss);
     check_arguments(entry, rows, cols, natoms, natoms_dtype);
@@ -28,9 +30,10 @@ al_status al_loss_forward(al_device*, int32_t loss, int32_t dtype,
 al_status al_loss_backward(al_device*, int32_t loss, int32_t dtype,
                            const void* pred, const void* target,
                            const void* natoms, int32_t natoms_dtype,
-                           int64_t rows, int64_t cols, const void* grad_output,
-                           void* grad) {
-  const Input in = {dtype, pred, target, natoms, natoms_dtype, rows, cols};
+                           int64_t rows, int64_t cols, const double* parameters,
+                           const void* grad_output, void* grad) {
+  const Input in = {dtype,        pred, target, natoms,
+                    natoms_dtype, rows, cols,   parameters};
   return al_guard([&]() -> al_status {
     const LossEntry& entry = loss_entry(loss);
     check_arguments(entry, rows, cols, natoms, natoms_dtype);
@@ -40,7 +43,7 @@ al_status al_loss_backward(al_device*, int32_t loss, int32_t dtype,
 }
 
 al_status al_sum(al_device*, int32_t dtype, const void* x, int64_t n,
-                 double scale, const double* normalizer,
+                 double coefficient, const double* factor,
                  al_loss_result* result) {
   return al_guard([&] {
     return with_float_type(dtype, [&](auto type) {
@@ -55,18 +58,18 @@ al_status al_sum(al_device*, int32_t dtype, const void* x, int64_t n,
       });
       double total = 0;
       for (const double partial : partials) total += partial;
-      write_result(dtype, total * factor_of(scale, normalizer), 0, result);
+      write_result(dtype, total * factor_of(coefficient, factor), {}, result);
       return static_cast<al_status>(AL_OK);
     });
   });
 }
 
-al_status al_fill(al_device*, int32_t dtype, void* out, int64_t n, double scale,
-                  const double* normalizer) {
+al_status al_fill(al_device*, int32_t dtype, void* out, int64_t n,
+                  double coefficient, const double* factor) {
   return with_float_type(dtype, [&](auto type) {
     using S = typename decltype(type)::type;
     const S value =
-        store<S>(static_cast<compute_t<S>>(factor_of(scale, normalizer)));
+        store<S>(static_cast<compute_t<S>>(factor_of(coefficient, factor)));
     for_blocks(n, kBlock, n, [&](int64_t, int64_t begin, int64_t end) {
       std::fill(static_cast<S*>(out) + begin, static_cast<S*>(out) + end,
                 value);

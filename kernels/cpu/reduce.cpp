@@ -4,16 +4,15 @@
 
 #include "cpu/loss_kernels.h"
 #include "loss_table.h"
-#include "structures.h"
 
 namespace atomloss {
 namespace {
 
 void make_plan(const al_loss_task& task, Plan& plan) {
   plan.task = &task;
-  plan.in = {task.dtype,        task.pred, task.target, task.natoms,
-             task.natoms_dtype, task.rows, task.cols};
-  plan.factor = factor_of(task.scale, task.normalizer);
+  // Of several groups each row has its own.
+  plan.factor =
+      factor_of(task.coefficient, task.groups ? nullptr : task.factors);
   const LossEntry& loss = loss_entry(task.loss);
   check_task(loss, task);
   loss.kernels_for(task.dtype).plan(plan);
@@ -22,11 +21,21 @@ void make_plan(const al_loss_task& task, Plan& plan) {
 /** The value of a task from its sum. */
 double value_of(const Plan& plan, double sum) {
   const double value = sum * plan.factor;
-  return plan.zero_nonfinite()
+  return plan.task->targets != AL_TARGETS_AS_THEY_ARE
              ? nan_to_num(value, plan.task->value_dtype == AL_FLOAT64
                                      ? std::numeric_limits<double>::max()
                                      : std::numeric_limits<float>::max())
              : value;
+}
+
+/** What there is to say of a task before its entries are looked at. */
+Remarks first_remarks(const al_loss_task& task) {
+  Remarks remarks;
+  if (task.wrong) {
+    remarks.natoms = task.wrong[0];
+    remarks.groups = task.wrong[1];
+  }
+  return remarks;
 }
 
 }  // namespace
@@ -44,7 +53,7 @@ al_status al_loss_reduce(al_device*, int32_t count, const al_loss_task* tasks,
       make_plan(tasks[i], plans[i]);
       plans[i].first_block = blocks;
       blocks += plans[i].blocks();
-      elements += plans[i].in.elements();
+      elements += plans[i].elements();
     }
     std::vector<Partial> partials(static_cast<size_t>(blocks));
     for_blocks(blocks, 1, elements, [&](int64_t, int64_t block, int64_t) {
@@ -55,21 +64,21 @@ al_status al_loss_reduce(al_device*, int32_t count, const al_loss_task* tasks,
       const int64_t end = std::min(begin + plan->block_items, plan->items);
       partials[block] = plan->run(*plan, begin, end);
     });
-    Partial all = {0, 0};
+    Partial all = {0, {}};
     for (const Plan& plan : plans) {
-      Partial sum = {0, natoms_verdict(*plan.task)};
+      Partial sum = {0, first_remarks(*plan.task)};
       for (int64_t i = 0; i < plan.blocks(); ++i) {
         const Partial& partial = partials[plan.first_block + i];
         sum.sum += partial.sum;
-        sum.nonfinite += partial.nonfinite;
+        sum.remarks += partial.remarks;
       }
       const double value = value_of(plan, sum.sum);
-      write_result(plan.task->value_dtype, value, sum.nonfinite,
+      write_result(plan.task->value_dtype, value, sum.remarks,
                    plan.task->result);
       all.sum += value;
-      all.nonfinite += sum.nonfinite;
+      all.remarks += sum.remarks;
     }
-    if (total) write_result(AL_FLOAT64, all.sum, all.nonfinite, total);
+    if (total) write_result(AL_FLOAT64, all.sum, all.remarks, total);
     return AL_OK;
   });
 }

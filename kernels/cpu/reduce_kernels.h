@@ -23,6 +23,7 @@
 #include "cpu/loss_input.h"
 #include "cpu/parallel.h"
 #include "cpu/stream.h"
+#include "one_entry.h"
 
 namespace atomloss {
 
@@ -32,13 +33,12 @@ static_assert(kBlock % kTile == 0);
 
 struct Partial {
   double sum;
-  int64_t nonfinite;
+  Remarks remarks;
 };
 
 /** What a task is made into: its types resolved, its blocks numbered. */
 struct Plan {
   const al_loss_task* task;
-  Input in;
   double factor;
   int64_t items;       /* elements, or rows where rows are not tiled */
   int64_t block_items; /* of a block */
@@ -46,26 +46,8 @@ struct Plan {
   bool stream;         /* the gradient goes past the caches */
   Partial (*run)(const Plan&, int64_t begin, int64_t end);
 
+  int64_t elements() const { return task->rows * task->cols; }
   int64_t blocks() const { return (items + block_items - 1) / block_items; }
-  bool zero_nonfinite() const { return task->flags & AL_ZERO_NONFINITE; }
-  bool weighted() const { return task->mask || task->row_weights; }
-
-  /** Weight of row `row`: 0 where its mask is 0. */
-  template <class T>
-  T row_weight(int64_t row) const {
-    const T weight =
-        task->row_weights ? static_cast<const T*>(task->row_weights)[row] : 1;
-    const bool per_row = task->flags & AL_MASK_PER_ROW;
-    return !task->mask || !per_row || task->mask[row] ? weight : T(0);
-  }
-
-  /** The same for the entry of an element, where the mask may have one each. */
-  template <class T>
-  T element_weight(int64_t element, int64_t row) const {
-    const bool per_row = task->flags & AL_MASK_PER_ROW;
-    if (task->mask && !per_row && !task->mask[element]) return 0;
-    return row_weight<T>(row);
-  }
 };
 
 /* ---- tiles ---------------------------------------------------------------*/
@@ -81,52 +63,137 @@ const compute_t<S>* read_tile(const S* from, int n, compute_t<S>* buffer) {
   }
 }
 
-/** natoms of the rows of n elements, where the loss reads them. */
+/**
+ * natoms of the rows of n elements, where the loss reads them: NaN where there
+ * is none, so that the sum is not finite and the slow path sees it.
+ */
 template <class Loss, class T>
-void read_natoms(const Input& in, int64_t element, int n, T* natoms) {
+void read_natoms(const al_loss_task& task, int64_t element, int n, T* natoms) {
   if constexpr (Loss::uses_natoms) {
+    const Natoms given = natoms_of(task);
     for (int i = 0; i < n; ++i) {
-      const int64_t row = in.cols == 1 ? element + i : (element + i) / in.cols;
-      natoms[i] = static_cast<T>(in.natoms_at(row));
+      const int64_t atoms = given[(element + i) / task.cols];
+      natoms[i] = atoms > 0 ? static_cast<T>(atoms) : T(NAN);
     }
   }
 }
 
-/** Weights of `rows` rows from `row` on, of which a mask per entry knows none.
+/** Whether a spread has one number for all of a row. */
+inline bool is_by_row(const al_spread& spread) {
+  return spread.by_row || spread.col_stride == 0;
+}
+
+/**
+ * Multiplies numbers of `rows` rows from `row` on by those of a spread. One
+ * that is not finite stays so: then the sum is not finite either, and the slow
+ * path sees it.
  */
 template <class T>
-void read_row_weights(const Plan& plan, int64_t row, int rows, T* weights) {
-  const al_loss_task& task = *plan.task;
-  const T* given = static_cast<const T*>(task.row_weights);
-  for (int i = 0; i < rows; ++i) weights[i] = given ? given[row + i] : T(1);
-  if (!task.mask || !(task.flags & AL_MASK_PER_ROW)) return;
-  const uint8_t* mask = task.mask + row;
+void multiply_rows(const al_spread& spread, int64_t row, int rows, T* to) {
+  if (spread.values == nullptr || !is_by_row(spread)) return;
+  const T* of =
+      static_cast<const T*>(spread.by_row ? spread.by_row : spread.values);
+  const int64_t stride = spread.by_row ? 1 : spread.row_stride;
+  for (int i = 0; i < rows; ++i) to[i] *= of[(row + i) * stride];
+}
+
+/** The same of n elements, where each has its own. */
+template <class T>
+void multiply_elements(const al_spread& spread, int64_t cols, int64_t element,
+                       int n, T* to) {
+  if (spread.values == nullptr || is_by_row(spread)) return;
+  const T* of = static_cast<const T*>(spread.values);
+  if (spread.row_stride == cols) {
+    for (int i = 0; i < n; ++i) to[i] *= of[element + i];
+  } else {  // that of its column
+    int64_t col = element % cols;
+    for (int i = 0; i < n; ++i, col = col + 1 == cols ? 0 : col + 1)
+      to[i] *= of[col];
+  }
+}
+
+/** Numbers of rows for each of n elements from `element` on. */
+template <class T>
+void expand_rows(const T* of_rows, int64_t cols, int64_t element, int n,
+                 T* to) {
+  if (cols == 3 && element % 3 == 0) {  // forces: tiles hold whole rows
+    for (int i = 0; i < n / 3; ++i)
+      to[3 * i] = to[3 * i + 1] = to[3 * i + 2] = of_rows[i];
+    return;
+  }
+  int64_t i = 0, col = element % cols;
+  for (int row = 0; i < n; ++row, col = 0) {
+    const int64_t some = std::min(cols - col, n - i);
+    std::fill_n(to + i, some, of_rows[row]);
+    i += some;
+  }
+}
+
+/** What the rows weigh, as far as their elements weigh the same. */
+template <class S>
+void read_row_weights(const Entries<S>& entries, int64_t row, int rows,
+                      compute_t<S>* weights) {
+  using T = compute_t<S>;
+  const al_loss_task& task = entries.task;
+  std::fill_n(weights, rows, T(1));
+  multiply_rows(task.weights, row, rows, weights);
+  if (task.structure_weights || task.groups)
+    for (int i = 0; i < rows; ++i) weights[i] *= entries.row_factor(row + i);
+  if (task.mask.values == nullptr || !is_by_row(task.mask)) return;
+  const auto* mask = static_cast<const uint8_t*>(task.mask.values) + row;
   for (int i = 0; i < rows; ++i) weights[i] = mask[i] ? weights[i] : T(0);
 }
 
-/** Weights of n elements. */
-template <class T>
-void read_element_weights(const Plan& plan, int64_t element, int n,
-                          T* weights) {
-  const int64_t cols = plan.in.cols;
-  const int64_t first = element / cols;
+/** Weights of n elements that are an entry each; 0 where one does not count. */
+template <class S>
+void read_element_weights(const Entries<S>& entries, const compute_t<S>* target,
+                          int64_t element, int n, compute_t<S>* weights) {
+  using T = compute_t<S>;
+  const al_loss_task& task = entries.task;
+  const int64_t first = element / task.cols;
+  const int rows = static_cast<int>((element + n - 1) / task.cols - first) + 1;
+  alignas(64) T of_rows[kTile];
+  read_row_weights(entries, first, rows, of_rows);
+  expand_rows(of_rows, task.cols, element, n, weights);
+  multiply_elements(task.weights, task.cols, element, n, weights);
+  if (task.mask.values && !is_by_row(task.mask)) {
+    const auto* mask = static_cast<const uint8_t*>(task.mask.values) + element;
+    for (int i = 0; i < n; ++i) weights[i] = mask[i] ? weights[i] : T(0);
+  }
+  if (task.targets != AL_TARGETS_LABELS) return;
+  for (int i = 0; i < n; ++i)
+    weights[i] = is_nan(target[i]) ? T(0) : weights[i];
+}
+
+/** Weights of rows of three that are an entry each. */
+template <class S>
+void read_force_weights(const Entries<S>& entries, const compute_t<S>* target,
+                        int64_t row, int rows, compute_t<S>* weights) {
+  using T = compute_t<S>;
+  read_row_weights(entries, row, rows, weights);
+  if (entries.task.targets != AL_TARGETS_LABELS) return;
+  for (int i = 0; i < rows; ++i) {
+    const T x = target[3 * i], y = target[3 * i + 1], z = target[3 * i + 2];
+    const bool missing = is_nan(x) | is_nan(y) | is_nan(z);
+    weights[i] = missing ? T(0) : weights[i];
+  }
+}
+
+/** Scales of n elements; 1 where an entry does not count, whatever it holds. */
+template <class Loss, class S>
+void read_scales(const al_loss_task& task, int64_t element, int n,
+                 const compute_t<S>* weights, compute_t<S>* scales) {
+  using T = compute_t<S>;
+  const int64_t cols = task.cols, first = element / cols;
   const int rows = static_cast<int>((element + n - 1) / cols - first) + 1;
   alignas(64) T of_rows[kTile];
-  read_row_weights(plan, first, rows, of_rows);
-  if (cols == 3) {  // forces: tiles hold whole rows
-    for (int i = 0; i < rows; ++i)
-      weights[3 * i] = weights[3 * i + 1] = weights[3 * i + 2] = of_rows[i];
-  } else {
-    int64_t i = 0, col = element % cols;
-    for (int row = 0; row < rows; ++row, col = 0) {
-      const int64_t some = std::min(cols - col, n - i);
-      std::fill_n(weights + i, some, of_rows[row]);
-      i += some;
-    }
-  }
-  if (!plan.task->mask || plan.task->flags & AL_MASK_PER_ROW) return;
-  const uint8_t* mask = plan.task->mask + element;
-  for (int i = 0; i < n; ++i) weights[i] = mask[i] ? weights[i] : T(0);
+  std::fill_n(of_rows, rows, T(1));
+  multiply_rows(task.scale, first, rows, of_rows);
+  expand_rows(of_rows, cols, element, n, scales);
+  multiply_elements(task.scale, cols, element, n, scales);
+  constexpr int kOf = Loss::kind == AL_PER_ROW ? 3 : 1;
+  for (int i = 0; i < n; ++i)
+    scales[i] = weights[i / kOf] != T(0) ? scales[i] : T(1);
 }
 
 /**
@@ -141,21 +208,22 @@ AL_HD double marked(T value, T x) {
 
 template <class Loss, bool kGrad, bool kWeighted, class T>
 AL_HD void element_tile(const T* pred, const T* target, const T* natoms,
-                        const T* weights, int n, T factor, double* lanes,
-                        T* grad) {
+                        const T* weights, int n, T factor,
+                        const Parameters<T>& c, double* lanes, T* grad) {
 #pragma omp simd
   for (int i = 0; i < n; ++i) {
     const T p = pred[i], t = target[i];
     const T atoms = Loss::uses_natoms ? natoms[i] : T(1);
+    const T mark = Loss::uses_natoms ? (p - t) * atoms : p - t;
     if (kWeighted) {
       const T w = weights[i];
-      const double entry = marked(w * Loss::value(p, t, atoms), p - t);
+      const double entry = marked(w * Loss::value(p, t, atoms, c), mark);
       lanes[i] += w != T(0) ? entry : 0.0;
-      const T g = factor * w * Loss::grad(p, t, atoms);
+      const T g = factor * w * Loss::grad(p, t, atoms, c);
       if (kGrad) grad[i] = w != T(0) ? g : T(0);
     } else {
-      lanes[i] += marked(Loss::value(p, t, atoms), p - t);
-      if (kGrad) grad[i] = factor * Loss::grad(p, t, atoms);
+      lanes[i] += marked(Loss::value(p, t, atoms, c), mark);
+      if (kGrad) grad[i] = factor * Loss::grad(p, t, atoms, c);
     }
   }
 }
@@ -163,7 +231,8 @@ AL_HD void element_tile(const T* pred, const T* target, const T* natoms,
 /** Rows of three, the shape of forces. */
 template <class Loss, bool kGrad, bool kWeighted, class T>
 AL_HD void force_tile(const T* pred, const T* target, const T* weights,
-                      int rows, T factor, double* lanes, T* grad) {
+                      int rows, T factor, const Parameters<T>& c, double* lanes,
+                      T* grad) {
   alignas(64) T d[kTile];
   alignas(64) T slope[kTile / 3];
 #pragma omp simd
@@ -174,12 +243,12 @@ AL_HD void force_tile(const T* pred, const T* target, const T* weights,
     const T s = x * x + y * y + z * z;
     if (kWeighted) {
       const T w = weights[row];
-      const double entry = marked(w * Loss::value(s), s);
+      const double entry = marked(w * Loss::value(s, c), s);
       lanes[row] += w != T(0) ? entry : 0.0;
-      slope[row] = factor * w * Loss::slope(s);
+      slope[row] = factor * w * Loss::slope(s, c);
     } else {
-      lanes[row] += marked(Loss::value(s), s);
-      slope[row] = factor * Loss::slope(s);
+      lanes[row] += marked(Loss::value(s, c), s);
+      slope[row] = factor * Loss::slope(s, c);
     }
   }
   if (!kGrad) return;
@@ -202,15 +271,19 @@ template <class Loss, bool kGrad, bool kWeighted, class S>
 Partial run_tiles(const Plan& plan, int64_t begin, int64_t end) {
   using T = compute_t<S>;
   constexpr bool kDirect = std::is_same_v<S, T>;
-  const S* pred = static_cast<const S*>(plan.in.pred);
-  const S* target = static_cast<const S*>(plan.in.target);
-  S* grad = static_cast<S*>(plan.task->grad);
+  const al_loss_task& task = *plan.task;
+  const Entries<S> entries = {task};
+  const S* pred = static_cast<const S*>(task.pred);
+  const S* target = static_cast<const S*>(task.target);
+  S* grad = static_cast<S*>(task.grad);
   const T factor = static_cast<T>(plan.factor);
+  const Parameters<T> c(task.parameters);
   const bool keep = kGrad && grad != nullptr;
   const bool stream = plan.stream;
+  const bool scaled = kWeighted && task.scale.values;
   alignas(64) double lanes[kTile] = {};
   alignas(64) T p_buffer[kTile], t_buffer[kTile], natoms[kTile], weights[kTile],
-      g_buffer[kTile];
+      scales[kTile], g_buffer[kTile];
   alignas(64) S g_stored[kTile];
 
   const auto tile = [&](int64_t at, auto length) {
@@ -227,16 +300,33 @@ Partial run_tiles(const Plan& plan, int64_t begin, int64_t end) {
     }
     const T* p = read_tile(pred + at, n, p_buffer);
     const T* t = read_tile(target + at, n, t_buffer);
+    if constexpr (kWeighted) {
+      if (Loss::kind == AL_PER_ROW)
+        read_force_weights(entries, t, at / 3, n / 3, weights);
+      else
+        read_element_weights(entries, t, at, n, weights);
+    }
+    if (scaled) {
+      read_scales<Loss, S>(task, at, n, weights, scales);
+      for (int i = 0; i < n; ++i) {
+        T seen_p = p[i], seen_t = t[i];
+        scale_pair<Loss>(scales[i], seen_p, seen_t);
+        p_buffer[i] = seen_p;
+        t_buffer[i] = seen_t;
+      }
+      p = p_buffer;
+      t = t_buffer;
+    }
     if constexpr (Loss::kind == AL_PER_ROW) {
-      if (kWeighted) read_row_weights(plan, at / 3, n / 3, weights);
-      force_tile<Loss, kGrad, kWeighted>(p, t, weights, n / 3, factor, lanes,
+      force_tile<Loss, kGrad, kWeighted>(p, t, weights, n / 3, factor, c, lanes,
                                          g);
     } else {
-      if (kWeighted) read_element_weights(plan, at, n, weights);
-      read_natoms<Loss>(plan.in, at, n, natoms);
-      element_tile<Loss, kGrad, kWeighted>(p, t, natoms, weights, n, factor,
+      read_natoms<Loss>(task, at, n, natoms);
+      element_tile<Loss, kGrad, kWeighted>(p, t, natoms, weights, n, factor, c,
                                            lanes, g);
     }
+    if (scaled && kGrad)
+      for (int i = 0; i < n; ++i) g[i] *= scales[i];
     if (!keep || (kDirect && !stream)) return;
     const S* stored;
     if constexpr (kDirect) {
@@ -259,78 +349,80 @@ Partial run_tiles(const Plan& plan, int64_t begin, int64_t end) {
 
   double sum = 0;
   for (const double lane : lanes) sum += lane;
-  return {sum, 0};
+  return {sum, {}};
 }
 
 /** Elements [begin, end) one by one, whatever they hold. */
 template <class Loss, class S>
 Partial run_elements(const Plan& plan, int64_t begin, int64_t end) {
   using T = compute_t<S>;
-  constexpr T kLargest = Dtype<S>::largest;
-  const S* pred = static_cast<const S*>(plan.in.pred);
-  const S* target = static_cast<const S*>(plan.in.target);
-  S* grad = static_cast<S*>(plan.task->grad);
+  const al_loss_task& task = *plan.task;
+  const Entries<S> entries = {task};
+  S* const grad = static_cast<S*>(task.grad);
   const T factor = static_cast<T>(plan.factor);
-  Partial total = {0, 0};
+  const Parameters<T> c(task.parameters);
+  Partial all = {0, {}};
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t row = i / plan.in.cols;
-    const T w = plan.element_weight<T>(i, row);
-    T g = 0;
-    if (w != T(0)) {
-      const T x = load(pred[i]);
-      const bool ok = is_finite(x, kLargest);
-      const T p = nan_to_num(x, kLargest);
-      const T t = read_target(load(target[i]), kLargest, plan.zero_nonfinite());
-      const T atoms =
-          Loss::uses_natoms ? static_cast<T>(plan.in.natoms_at(row)) : T(1);
-      total.sum += static_cast<double>(w * Loss::value(p, t, atoms));
-      total.nonfinite += !ok;
-      if (ok) g = factor * w * Loss::grad(p, t, atoms);
-    }
-    if (grad) grad[i] = store<S>(g);
+    const S g = one_element<Loss>(entries, c, factor, i / task.cols,
+                                  i % task.cols, all.sum, all.remarks);
+    if (grad) grad[i] = g;
   }
-  return total;
+  return all;
+}
+
+/** The same of a long row, of which nothing is asked: vector code. */
+template <class Loss, class S>
+void plain_row(const Plan& plan, const Parameters<compute_t<S>>& c, int64_t row,
+               Partial& all) {
+  using T = compute_t<S>;
+  constexpr T kLargest = Dtype<S>::largest;
+  const al_loss_task& task = *plan.task;
+  const Entries<S> entries = {task};
+  const int64_t first = row * task.cols;
+  const S* const pred = static_cast<const S*>(task.pred) + first;
+  const S* const target = static_cast<const S*>(task.target) + first;
+  int64_t inputs = 0, targets = 0;
+  T s = 0;
+#pragma omp simd reduction(+ : s, inputs, targets)
+  for (int64_t j = 0; j < task.cols; ++j) {
+    const T d = entries.pred(pred[j]) - entries.target(target[j]);
+    s += d * d;
+    inputs += !is_finite(load(pred[j]), kLargest);
+    targets += !is_finite(load(target[j]), kLargest);
+  }
+  all.remarks.inputs += inputs;
+  all.remarks.targets += targets;
+  all.sum += static_cast<double>(Loss::value(s, c));
+  if (!task.grad) return;
+  const T slope = static_cast<T>(plan.factor) * Loss::slope(s, c);
+  S* const grad = static_cast<S*>(task.grad) + first;
+#pragma omp simd
+  for (int64_t j = 0; j < task.cols; ++j) {
+    const T d = entries.pred(pred[j]) - entries.target(target[j]);
+    grad[j] = store<S>(is_finite(load(pred[j]), kLargest) ? slope * d : T(0));
+  }
 }
 
 /** Rows [begin, end) of any length one by one, whatever they hold. */
 template <class Loss, class S>
 Partial run_rows(const Plan& plan, int64_t begin, int64_t end) {
   using T = compute_t<S>;
-  constexpr T kLargest = Dtype<S>::largest;
-  const int64_t cols = plan.in.cols;
-  const bool zero_nonfinite = plan.zero_nonfinite();
-  double sum = 0;
-  int64_t nonfinite = 0;
+  const al_loss_task& task = *plan.task;
+  const Entries<S> entries = {task};
+  const T factor = static_cast<T>(plan.factor);
+  const Parameters<T> c(task.parameters);
+  Partial all = {0, {}};
   for (int64_t row = begin; row < end; ++row) {
-    const S* p = static_cast<const S*>(plan.in.pred) + row * cols;
-    const S* t = static_cast<const S*>(plan.in.target) + row * cols;
-    S* grad = static_cast<S*>(plan.task->grad);
-    const T w = plan.row_weight<T>(row);
-    if (w == T(0)) {
-      if (grad) std::fill_n(grad + row * cols, cols, store<S>(T(0)));
-      continue;
+    if constexpr (Loss::of_squares) {
+      if (!is_weighted(task)) {
+        plain_row<Loss, S>(plan, c, row, all);
+        continue;
+      }
     }
-    const auto difference = [&](int64_t j) {
-      return nan_to_num(load(p[j]), kLargest) -
-             read_target(load(t[j]), kLargest, zero_nonfinite);
-    };
-    T s = 0;
-#pragma omp simd reduction(+ : s, nonfinite)
-    for (int64_t j = 0; j < cols; ++j) {
-      const T d = difference(j);
-      s += d * d;
-      nonfinite += !is_finite(load(p[j]), kLargest);
-    }
-    sum += static_cast<double>(w * Loss::value(s));
-    if (!grad) continue;
-    const T slope = static_cast<T>(plan.factor) * w * Loss::slope(s);
-    S* g = grad + row * cols;
-#pragma omp simd
-    for (int64_t j = 0; j < cols; ++j)
-      g[j] = store<S>(is_finite(load(p[j]), kLargest) ? slope * difference(j)
-                                                      : T(0));
+    one_row<Loss>(entries, c, factor, row, static_cast<S*>(task.grad), all.sum,
+                  all.remarks);
   }
-  return {sum, nonfinite};
+  return all;
 }
 
 /** A block: by tiles, and again one by one if its sum is not finite. */
@@ -346,28 +438,43 @@ Partial run_block(const Plan& plan, int64_t begin, int64_t end) {
 
 /* ---- choice --------------------------------------------------------------*/
 
+/** A task of which nothing counts: its gradient is 0. */
+template <class S>
+Partial run_nothing(const Plan& plan, int64_t begin, int64_t end) {
+  S* grad = static_cast<S*>(plan.task->grad);
+  if (grad) std::fill(grad + begin, grad + end, store<S>(0));
+  return {0, {}};
+}
+
 /** How a task of this loss and dtype is cut, and what runs its blocks. */
 template <class Loss, class S>
 void choose(Plan& plan) {
-  const int64_t bytes = plan.in.elements() * int64_t{sizeof(S)};
-  plan.stream = plan.task->grad && bytes >= kStreamBytes;
+  const al_loss_task& task = *plan.task;
+  const int64_t bytes = plan.elements() * int64_t{sizeof(S)};
+  plan.stream = task.grad && bytes >= kStreamBytes;
+  plan.items = plan.elements();
+  plan.block_items = kBlock;
+  if (is_wrong(task)) {
+    plan.run = run_nothing<S>;
+    return;
+  }
   if constexpr (Loss::kind == AL_PER_ROW) {
-    if (plan.in.cols != 3) {
-      plan.items = plan.in.rows;
+    if (!Loss::of_squares || task.cols != 3) {
+      plan.items = task.rows;
       plan.block_items =
-          std::max<int64_t>(1, kBlock / std::max<int64_t>(1, plan.in.cols));
+          std::max<int64_t>(1, kBlock / std::max<int64_t>(1, task.cols));
       plan.run = run_rows<Loss, S>;
       return;
     }
   }
-  plan.items = plan.in.elements();
-  plan.block_items = kBlock;
-  if (plan.weighted())  // without a gradient too: not worth code of its own
-    plan.run = run_block<Loss, true, true, S>;
-  else if (plan.task->grad)
-    plan.run = run_block<Loss, true, false, S>;
-  else
-    plan.run = run_block<Loss, false, false, S>;
+  if constexpr (Loss::kind == AL_PER_ELEMENT || Loss::of_squares) {
+    if (is_weighted(task))  // without a gradient too: not worth code of its own
+      plan.run = run_block<Loss, true, true, S>;
+    else if (task.grad)
+      plan.run = run_block<Loss, true, false, S>;
+    else
+      plan.run = run_block<Loss, false, false, S>;
+  }
 }
 
 }  // namespace atomloss

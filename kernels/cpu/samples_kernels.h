@@ -1,4 +1,4 @@
-/** The weights of rows per structure on the CPU. */
+/** The samples of a task on the CPU, and what its rows and structures weigh. */
 #ifndef ATOMLOSS_CPU_SAMPLES_KERNELS_H
 #define ATOMLOSS_CPU_SAMPLES_KERNELS_H
 
@@ -15,77 +15,200 @@ namespace atomloss {
 /** Structures that a thread takes at a time. */
 constexpr int64_t kStructures = 16;
 
-/** Rows in [first, end) of which the mask leaves an entry. */
-inline int64_t count_free_rows(const al_loss_task& task, bool per_row,
-                               int64_t first, int64_t end) {
-  if (task.mask == nullptr) return end - first;
-  int64_t on = 0;
-  if (per_row) {
-    for (int64_t row = first; row < end; ++row) on += task.mask[row] != 0;
-    return on;
+/* ---- entries -------------------------------------------------------------*/
+
+/** The samples of rows [begin, end), added to those of their groups. */
+template <class Loss, class S>
+void count_rows(const al_loss_task& task, int64_t begin, int64_t end,
+                double* counts) {
+  const Entries<S> entries = {task};
+  const Integers groups = groups_of(task);
+  const bool weights = task.samples == AL_WEIGHTS;
+  int64_t told = 0;  // by the fused pass
+  for (int64_t row = begin; row < end; ++row) {
+    double sum = 0;
+    if constexpr (Loss::kind == AL_PER_ROW) {
+      if (entries.row_counts(row))
+        sum = weights ? static_cast<double>(entries.given_weight(row, 0, told))
+                      : 1;
+    } else {
+      for (int64_t col = 0; col < task.cols; ++col)
+        if (entries.element_counts(row, col))
+          sum += weights
+                     ? static_cast<double>(entries.given_weight(row, col, told))
+                     : 1;
+    }
+    counts[task.groups ? groups[row] : 0] += sum;
   }
-  for (int64_t row = first; row < end; ++row) {
-    const uint8_t* mask = task.mask + row * task.cols;
-    on += std::any_of(mask, mask + task.cols,
-                      [](uint8_t entry) { return entry != 0; });
+}
+
+/** Elements that a mask leaves, or whose target is a label: as fast as memory.
+ */
+template <class S>
+int64_t count_elements(const al_loss_task& task, int64_t begin, int64_t end) {
+  const auto* mask = static_cast<const uint8_t*>(task.mask.values);
+  const S* target = static_cast<const S*>(task.target);
+  int32_t on = 0;  // of a block; in 32 bits more of them at once
+  if (task.targets == AL_TARGETS_LABELS) {
+    for (int64_t i = begin; i < end; ++i) {
+      const compute_t<S> t = load(target[i]);
+      on += !is_nan(t);
+    }
+  } else {
+    for (int64_t i = begin; i < end; ++i) on += mask[i] != 0;
   }
   return on;
 }
 
-/** Whether an entry of a row that the mask leaves has a loss that is not 0. */
+/** The entries that count, or their weights, by group. */
 template <class Loss, class S>
-bool row_loses(const al_loss_task& task, bool per_row, int64_t row) {
-  using T = compute_t<S>;
-  constexpr T kLargest = Dtype<S>::largest;
-  if (task.mask && per_row && !task.mask[row]) return false;
-  T squares = 0;
-  for (int64_t i = row * task.cols; i < (row + 1) * task.cols; ++i) {
-    if (task.mask && !per_row && !task.mask[i]) continue;
-    const T p = nan_to_num(load(static_cast<const S*>(task.pred)[i]), kLargest);
-    const T t = read_target(load(static_cast<const S*>(task.target)[i]),
-                            kLargest, task.flags & AL_ZERO_NONFINITE);
-    if constexpr (Loss::kind == AL_PER_ROW) {
-      squares += (p - t) * (p - t);
-    } else if (Loss::value(p, t, T(1)) != T(0)) {
-      return true;
+void count_entries(const al_loss_task& task, double* counts) {
+  const bool labels = task.targets == AL_TARGETS_LABELS;
+  const bool per_row = Loss::kind == AL_PER_ROW;
+  const int64_t rows = task.rows, elements = rows * task.cols;
+  if (!task.groups && task.samples == AL_ENTRIES) {
+    if (!task.mask.values && !labels) {
+      counts[0] = static_cast<double>(per_row ? rows : elements);
+      return;
+    }
+    const bool by_row = task.mask.values && task.mask.col_stride == 0;
+    const bool simple = !task.mask.values ? !per_row : !labels;
+    if (simple) {
+      const int64_t n = by_row ? rows : elements;
+      std::atomic<int64_t> on{0};
+      for_blocks(n, kBlock, n, [&](int64_t, int64_t begin, int64_t end) {
+        on += count_elements<S>(task, begin, end);
+      });
+      const int64_t each = by_row && !per_row ? task.cols : 1;
+      counts[0] = static_cast<double>(on * each);
+      return;
     }
   }
-  if constexpr (Loss::kind == AL_PER_ROW)
-    return Loss::value(squares) != T(0);
-  else
-    return false;
+  // Sums of weights in a fixed order: a block's have a place of their own.
+  const int64_t block =
+      std::max<int64_t>(1, kBlock / std::max<int64_t>(1, task.cols));
+  const int64_t blocks = (rows + block - 1) / block;
+  const auto groups = static_cast<size_t>(task.group_count);
+  std::vector<double> sums(static_cast<size_t>(blocks) * groups);
+  for_blocks(rows, block, elements, [&](int64_t i, int64_t begin, int64_t end) {
+    count_rows<Loss, S>(task, begin, end,
+                        &sums[static_cast<size_t>(i) * groups]);
+  });
+  for (size_t i = 0; i < sums.size(); ++i) counts[i % groups] += sums[i];
 }
 
-/** Weighs the rows; counts the structures with a loss that is not 0. */
+/* ---- structures ----------------------------------------------------------*/
+
+/** Whether a row has an entry that counts. */
 template <class Loss, class S>
-int64_t weigh_structures(const al_loss_task& task) {
+bool has_entry(const Entries<S>& entries, int64_t row) {
+  if constexpr (Loss::kind == AL_PER_ROW) return entries.row_counts(row);
+  const int64_t cols = entries.task.cols;
+  for (int64_t col = 0; col < cols; ++col)
+    if (entries.element_counts(row, col)) return true;
+  return false;
+}
+
+/** Whether a row has an entry that counts and whose loss is not 0. */
+template <class Loss, class S>
+bool row_loses(const Entries<S>& entries, const Parameters<compute_t<S>>& c,
+               int64_t row) {
   using T = compute_t<S>;
-  T* const weights = static_cast<T*>(task.row_weights);
-  const std::vector<int64_t> offsets =
-      structure_offsets(natoms_of(task), task.structures, task.rows);
-  const bool bad_natoms = offsets.back() != task.rows;
-  weights[task.rows] = T(bad_natoms);
-  if (bad_natoms) {
-    std::fill(weights, weights + task.rows, T(0));
-    return 0;
+  const int64_t cols = entries.task.cols;
+  int64_t told = 0;  // by the fused pass
+  T p, t;
+  if constexpr (Loss::kind == AL_PER_ROW) {
+    if (!entries.row_counts(row)) return false;
+    typename Loss::template Row<T> sums;
+    for (int64_t col = 0; col < cols; ++col) {
+      entries.template seen<Loss>(row, col, p, t, told);
+      sums.add(col, p, t);
+    }
+    return sums.value(c) != T(0);
+  } else {
+    for (int64_t col = 0; col < cols; ++col) {
+      if (!entries.element_counts(row, col)) continue;
+      entries.template seen<Loss>(row, col, p, t, told);
+      if (Loss::value(p, t, T(1), c) != T(0)) return true;
+    }
+    return false;
   }
+}
+
+/** Weighs the rows by their structures, which are counted. */
+template <class Loss, class S>
+void weigh_structures(const al_loss_task& task,
+                      const std::vector<int64_t>& offsets, double* counts) {
+  using T = compute_t<S>;
+  const Entries<S> entries = {task};
+  const Parameters<T> c(task.parameters);
+  const bool all = task.samples == AL_STRUCTURES;
+  T* const weights = static_cast<T*>(task.structure_weights);
   std::atomic<int64_t> samples{0};
-  const bool per_row = Loss::kind == AL_PER_ROW || task.flags & AL_MASK_PER_ROW;
   const auto weigh = [&](int64_t structure) {
     const int64_t first = offsets[structure], end = offsets[structure + 1];
-    const int64_t free_rows = count_free_rows(task, per_row, first, end);
-    const int64_t divisor = free_rows > 0 ? free_rows : end - first;
-    const T weight = T(1) / static_cast<T>(std::max<int64_t>(divisor, 1));
-    std::fill(weights + first, weights + end, weight);
+    int64_t counting = 0;
+    for (int64_t row = first; row < end; ++row)
+      counting += has_entry<Loss, S>(entries, row);
+    std::fill(weights + first, weights + end,
+              T(1) / static_cast<T>(std::max<int64_t>(counting, 1)));
     int64_t row = first;
-    while (row < end && !row_loses<Loss, S>(task, per_row, row)) ++row;
-    samples += row < end;
+    while (!all && row < end && !row_loses<Loss, S>(entries, c, row)) ++row;
+    samples += all || row < end;
   };
   for_blocks(task.structures, kStructures, task.rows,
              [&](int64_t, int64_t begin, int64_t end) {
                for (int64_t i = begin; i < end; ++i) weigh(i);
              });
-  return samples;
+  counts[0] = static_cast<double>(samples);
+}
+
+/** Writes the number of each row of what was given per structure. */
+template <class T>
+void spread_structures(const al_spread& spread,
+                       const std::vector<int64_t>& offsets) {
+  if (!spread.by_row) return;
+  T* const to = static_cast<T*>(spread.by_row);
+  for (size_t i = 0; i + 1 < offsets.size(); ++i)
+    std::fill(to + offsets[i], to + offsets[i + 1],
+              static_cast<const T*>(spread.values)[i]);
+}
+
+/* ---- tasks ---------------------------------------------------------------*/
+
+/** Rows of a group that there is not. */
+inline int64_t count_wrong_groups(const al_loss_task& task) {
+  if (!task.groups) return 0;
+  const Integers groups = groups_of(task);
+  int64_t wrong = 0;
+  for (int64_t row = 0; row < task.rows; ++row)
+    wrong += groups[row] < 0 || groups[row] >= task.group_count;
+  return wrong;
+}
+
+/** The samples of a task's groups; what it needs written besides. */
+template <class Loss, class S>
+void count_samples(const al_loss_task& task, double* counts) {
+  std::fill_n(counts, task.group_count, 0.0);
+  const bool weighs =
+      task.samples == AL_STRUCTURES || task.samples == AL_STRUCTURES_WITH_LOSS;
+  const bool spreads = task.weights.by_row || task.scale.by_row;
+  std::vector<int64_t> offsets;
+  if (weighs || spreads)
+    offsets = structure_offsets(natoms_of(task), task.structures, task.rows);
+  if (task.wrong) {
+    task.wrong[0] = (weighs || spreads) && offsets.back() != task.rows;
+    task.wrong[1] = count_wrong_groups(task);
+    if (is_wrong(task)) return;
+  }
+  if (spreads) {
+    spread_structures<compute_t<S>>(task.weights, offsets);
+    spread_structures<compute_t<S>>(task.scale, offsets);
+  }
+  if (weighs)
+    weigh_structures<Loss, S>(task, offsets, counts);
+  else
+    count_entries<Loss, S>(task, counts);
 }
 
 }  // namespace atomloss

@@ -7,19 +7,6 @@
 
 namespace atomloss {
 
-/** Sum over row `row` of (p - t)^2. */
-template <class S>
-compute_t<S> row_square(const Input& in, int64_t row) {
-  const S* p = static_cast<const S*>(in.pred) + row * in.cols;
-  const S* t = static_cast<const S*>(in.target) + row * in.cols;
-  compute_t<S> s = 0;
-  for (int64_t j = 0; j < in.cols; ++j) {
-    const compute_t<S> d = load(p[j]) - load(t[j]);
-    s += d * d;
-  }
-  return s;
-}
-
 /** Calls f(begin, end) for blocks of whole rows, on several threads. */
 template <class F>
 void for_row_blocks(const Input& in, F&& f) {
@@ -29,14 +16,34 @@ void for_row_blocks(const Input& in, F&& f) {
              [&](int64_t, int64_t begin, int64_t end) { f(begin, end); });
 }
 
+/** The parameters of a call in the type that a loss is computed in. */
+template <class T>
+Parameters<T> parameters_of(const Input& in) {
+  double values[AL_MAX_PARAMETERS];
+  std::copy(in.parameters, in.parameters + AL_MAX_PARAMETERS, values);
+  return Parameters<T>(values);
+}
+
+/** A row with all its numbers. */
+template <class Loss, class S>
+auto read_row(const Input& in, int64_t row) {
+  const S* p = static_cast<const S*>(in.pred) + row * in.cols;
+  const S* t = static_cast<const S*>(in.target) + row * in.cols;
+  typename Loss::template Row<compute_t<S>> sums;
+  for (int64_t j = 0; j < in.cols; ++j) sums.add(j, load(p[j]), load(t[j]));
+  return sums;
+}
+
 template <class Loss, class S>
 void forward(const Input& in, void* to) {
   S* out = static_cast<S*>(to);
   using T = compute_t<S>;
+  const auto parameters = parameters_of<T>(in);
   for_row_blocks(in, [&](int64_t begin, int64_t end) {
+    const Parameters<T> c = parameters;
     if constexpr (Loss::kind == AL_PER_ROW) {
       for (int64_t row = begin; row < end; ++row)
-        out[row] = store<S>(Loss::value(row_square<S>(in, row)));
+        out[row] = store<S>(read_row<Loss, S>(in, row).value(c));
     } else {
       const S* p = static_cast<const S*>(in.pred);
       const S* t = static_cast<const S*>(in.target);
@@ -44,7 +51,7 @@ void forward(const Input& in, void* to) {
         const T atoms =
             Loss::uses_natoms ? static_cast<T>(in.natoms_at(row)) : T(1);
         for (int64_t i = row * in.cols; i < (row + 1) * in.cols; ++i)
-          out[i] = store<S>(Loss::value(load(p[i]), load(t[i]), atoms));
+          out[i] = store<S>(Loss::value(load(p[i]), load(t[i]), atoms, c));
       }
     }
   });
@@ -57,20 +64,25 @@ void backward(const Input& in, const void* upstream_of, void* to) {
   using T = compute_t<S>;
   const S* p = static_cast<const S*>(in.pred);
   const S* t = static_cast<const S*>(in.target);
+  const auto parameters = parameters_of<T>(in);
   for_row_blocks(in, [&](int64_t begin, int64_t end) {
+    const Parameters<T> c = parameters;
     for (int64_t row = begin; row < end; ++row) {
+      const int64_t first = row * in.cols;
       if constexpr (Loss::kind == AL_PER_ROW) {
         const T upstream = grad_output ? load(grad_output[row]) : T(1);
-        const T slope = upstream * Loss::slope(row_square<S>(in, row));
-        for (int64_t i = row * in.cols; i < (row + 1) * in.cols; ++i)
-          grad[i] = store<S>(slope * (load(p[i]) - load(t[i])));
+        auto sums = read_row<Loss, S>(in, row);
+        sums.differentiate(c);
+        for (int64_t j = 0; j < in.cols; ++j)
+          grad[first + j] = store<S>(
+              upstream * sums.grad(j, load(p[first + j]), load(t[first + j])));
       } else {
         const T atoms =
             Loss::uses_natoms ? static_cast<T>(in.natoms_at(row)) : T(1);
-        for (int64_t i = row * in.cols; i < (row + 1) * in.cols; ++i) {
+        for (int64_t i = first; i < first + in.cols; ++i) {
           const T upstream = grad_output ? load(grad_output[i]) : T(1);
           grad[i] =
-              store<S>(upstream * Loss::grad(load(p[i]), load(t[i]), atoms));
+              store<S>(upstream * Loss::grad(load(p[i]), load(t[i]), atoms, c));
         }
       }
     }

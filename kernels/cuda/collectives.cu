@@ -14,6 +14,7 @@
 #include "cuda/ordered_keys.cuh"
 #include "cuda/scoped_block.cuh"
 #include "dispatch.h"
+#include "divisors.h"
 
 using namespace atomloss;
 
@@ -26,18 +27,21 @@ constexpr int kMaxCounts = 256;
 
 /** Counts as a kernel's argument: no copy from the host, nothing to keep. */
 struct Counts {
-  int64_t values[kMaxCounts];
+  double values[kMaxCounts];
 };
 
 __global__ void write_counts(const __grid_constant__ Counts counts, int n,
-                             int64_t* out) {
+                             double* out) {
   if (threadIdx.x < n) out[threadIdx.x] = counts.values[threadIdx.x];
 }
 
-__global__ void read_counts(const int64_t* in, int n, double minimum,
-                            double* totals) {
+__global__ void write_totals(const double* sums, int n, double minimum,
+                             const al_divisor* divisors, double* totals,
+                             double* factors) {
   const int i = blockIdx.x * kMaxCounts + threadIdx.x;
-  if (i < n) totals[i] = fmax(static_cast<double>(in[i]), minimum);
+  if (i >= n) return;
+  totals[i] = sums[i];
+  write_factors(divisors, minimum, sums, i, factors);
 }
 
 /* ---- arguments -----------------------------------------------------------*/
@@ -248,18 +252,18 @@ al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
   });
 }
 
-al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
-                              const int64_t* device_counts, int64_t* ticket) {
-  if (n < 0 || n > kMaxTasks)
+al_status al_count_all_reduce(al_group* group, int32_t n, const double* counts,
+                              const double* device_counts, int64_t* ticket) {
+  if (n < 0 || n > kMaxTotals)
     return al_fail(AL_INVALID_ARGUMENT, "%d counts, expected at most %d", n,
-                   kMaxTasks);
+                   kMaxTotals);
   return al_guard([&]() -> al_status {
     const Call call = Call::counts(n);
     group->run(call, [&] {
       cudaStream_t const stream = group->stream;
       CountSlot& slot =
           group->slots.take(n, group->device->compute, stream, ticket);
-      int64_t* const sums = slot.counts;
+      double* const sums = slot.counts;
       // Those of the device are copied in its order: the caller may free them.
       if (!counts)
         AL_CHECK(cudaMemcpyAsync(
@@ -278,7 +282,7 @@ al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
       group->enqueue(call, counts ? Order::kApart : Order::kBehindCompute,
                      &slot, write, [&] {
                        return ncclAllReduce(sums, sums, static_cast<size_t>(n),
-                                            ncclInt64, ncclSum,
+                                            ncclFloat64, ncclSum,
                                             group->communicator, stream);
                      });
     });
@@ -287,15 +291,25 @@ al_status al_count_all_reduce(al_group* group, int32_t n, const int64_t* counts,
 }
 
 al_status al_count_totals(al_device* device, al_group* group, int64_t ticket,
-                          int32_t n, const int64_t* device_counts,
-                          double minimum, double* totals) {
+                          int32_t n, const double* device_counts,
+                          double minimum, const al_divisor* divisors,
+                          double* totals, double* factors) {
   return al_guard([&]() -> al_status {
     const CurrentDevice current(device->ordinal);
-    const auto launch = [&](const int64_t* sums) {
+    ScopedBlock table;  // of what is not divided by a plain count
+    if (divisors) {
+      const auto bytes = static_cast<int64_t>(sizeof *divisors) * n;
+      table = ScopedBlock(device, bytes);
+      const al_status failed =
+          al_upload(device, table.memory(), divisors, bytes);
+      if (failed != AL_OK) return failed;
+    }
+    const auto launch = [&](const double* sums) {
       if (n == 0) return;
       const int blocks = (n + kMaxCounts - 1) / kMaxCounts;
-      launch_kernel(read_counts, blocks, kMaxCounts, device->compute, sums, n,
-                    minimum, totals);
+      launch_kernel(write_totals, blocks, kMaxCounts, device->compute, sums, n,
+                    minimum, static_cast<const al_divisor*>(table.memory()),
+                    totals, factors);
     };
     if (group == nullptr) {
       launch(device_counts);

@@ -10,12 +10,15 @@
 
 namespace atomloss {
 
+/** Counts of one collective at most: a task with groups has many. */
+constexpr int kMaxTotals = 1 << 14;
+
 struct CountSlot {
-  DeviceMemory<int64_t> counts; /* [kMaxTasks] */
-  Event read = new_event();     /* recorded behind what reads them, or, before
-                                   anything does, where they are given out */
-  bool taken = false;           /* somebody has a ticket for them */
-  int32_t n = 0;                /* how many these are */
+  DeviceMemory<double> counts; /* [kMaxTotals] */
+  Event read = new_event();    /* recorded behind what reads them, or, before
+                                  anything does, where they are given out */
+  bool taken = false;          /* somebody has a ticket for them */
+  int32_t n = 0;               /* how many these are */
   /* Recorded behind their sums; nullptr once these are known to be there, which
      the watchdog of the group may find out. */
   std::atomic<cudaEvent_t> done{nullptr};
@@ -26,9 +29,9 @@ struct CountSlot {
      `compute`, which may be the first to write it, and from here on in that of
      `transfer`. */
   CountSlot(cudaStream_t compute, cudaStream_t transfer) {
-    int64_t* memory;
-    AL_CHECK(cudaMallocAsync(&memory, kMaxTasks * sizeof *memory, compute));
-    counts = DeviceMemory<int64_t>(memory);
+    double* memory;
+    AL_CHECK(cudaMallocAsync(&memory, kMaxTotals * sizeof *memory, compute));
+    counts = DeviceMemory<double>(memory);
     AL_CHECK(cudaEventRecord(read, compute));
     AL_CHECK(cudaStreamWaitEvent(transfer, read, 0));
   }

@@ -63,14 +63,17 @@ al_device::al_device(int ordinal)
       processors(attribute(cudaDevAttrMultiProcessorCount, ordinal)),
       pool(atomloss::MemoryPool::of(ordinal)),
       compute(atomloss::new_stream(0)),
-      partials(atomloss::new_device_memory<atomloss::Partial>(
-          most_blocks(processors))),
-      values(
-          atomloss::new_device_memory<atomloss::Partial>(atomloss::kMaxTasks)),
+      partials(atomloss::new_device_memory<double>(most_blocks(processors))),
+      values(atomloss::new_device_memory<al_loss_result>(atomloss::kMaxTasks)),
       tickets(atomloss::new_device_memory<unsigned>(atomloss::kMaxTasks + 1)),
-      scratch{partials, tickets, values} {
+      told(atomloss::new_device_memory<unsigned long long>(atomloss::kMaxTasks *
+                                                           atomloss::kTold)),
+      scratch{partials, tickets, values, told} {
   AL_CHECK(cudaMemsetAsync(
       tickets, 0, (atomloss::kMaxTasks + 1) * sizeof(unsigned), compute));
+  AL_CHECK(cudaMemsetAsync(
+      told, 0, sizeof(uint64_t) * atomloss::kMaxTasks * atomloss::kTold,
+      compute));
   pool->join({blocks.get(), compute});
 }
 

@@ -45,8 +45,10 @@ struct al_device {
   atomloss::Uploads uploads{compute};
   atomloss::Downloads downloads{this, compute};
 
-  const atomloss::DeviceMemory<atomloss::Partial> partials, values;
+  const atomloss::DeviceMemory<double> partials;
+  const atomloss::DeviceMemory<al_loss_result> values;
   const atomloss::DeviceMemory<unsigned> tickets;
+  const atomloss::DeviceMemory<unsigned long long> told;
   const atomloss::Scratch scratch; /* of the reduction that is running */
 
   std::mutex blas_mutex; /* guards what follows, up to the next */

@@ -24,12 +24,12 @@ __global__ __launch_bounds__(kThreads) void for_each(int64_t n, F body) {
 template <class S>
 struct Fill {
   S* out;
-  double scale;
-  const double* normalizer;
+  double coefficient;
+  const double* factor; /* NULL: 1 */
 
   __device__ void operator()(int64_t i) const {
-    const double factor = normalizer ? scale / *normalizer : scale;
-    out[i] = store<S>(static_cast<compute_t<S>>(factor));
+    const double value = factor ? coefficient * *factor : coefficient;
+    out[i] = store<S>(static_cast<compute_t<S>>(value));
   }
 };
 
@@ -76,7 +76,7 @@ al_status launch(al_device* device, int64_t n, F body) {
 using namespace atomloss;
 
 al_status al_sum(al_device* device, int32_t dtype, const void* x, int64_t n,
-                 double scale, const double* normalizer,
+                 double coefficient, const double* factor,
                  al_loss_result* result) {
   return al_guard([&] {
     return with_float_type(dtype, [&](auto type) {
@@ -84,8 +84,8 @@ al_status al_sum(al_device* device, int32_t dtype, const void* x, int64_t n,
       al_loss_task task = {};
       task.pred = x;
       task.result = result;
-      task.normalizer = normalizer;
-      task.scale = scale;
+      task.factors = factor;
+      task.coefficient = coefficient;
       task.rows = n;
       task.cols = 1;
       task.dtype = dtype;
@@ -100,12 +100,12 @@ al_status al_sum(al_device* device, int32_t dtype, const void* x, int64_t n,
 }
 
 al_status al_fill(al_device* device, int32_t dtype, void* out, int64_t n,
-                  double scale, const double* normalizer) {
+                  double coefficient, const double* factor) {
   return al_guard([&] {
     return with_float_type(dtype, [&](auto type) {
       using S = typename decltype(type)::type;
       return launch(device, n,
-                    Fill<S>{static_cast<S*>(out), scale, normalizer});
+                    Fill<S>{static_cast<S*>(out), coefficient, factor});
     });
   });
 }

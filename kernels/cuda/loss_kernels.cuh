@@ -21,9 +21,9 @@ struct LossKernels {
   void (*backward)(al_device*, const al_loss_task&, const void* grad_output);
   /** The fused pass over this task, the number-th of the total, alone. */
   void (*reduce)(al_device*, const al_loss_task&, int number, const Total&);
-  /** Writes row_weights; adds the structures whose loss is not 0 to *count. */
+  /** Weighs the rows of structures; adds those that are samples to *count. */
   void (*weigh_structures)(al_device*, const al_loss_task&,
-                           const int64_t* offsets, unsigned long long* count);
+                           const int64_t* offsets, double* count);
 };
 
 /** The launch for any tasks, of the losses with these names. */
@@ -50,7 +50,7 @@ void launch_body(al_device* device, const al_loss_task& task, int64_t tiles,
 template <class Loss, class S>
 void launch_reduce(al_device* device, const al_loss_task& task, int number,
                    const Total& total) {
-  const Work work = work_of(task, Loss::kind, sizeof(S));
+  const Work work = work_of(task, kShapeOf<Loss>, sizeof(S));
   const int64_t tiles = work.tiles;
   if constexpr (Loss::kind == AL_PER_ELEMENT) {
     if (work.body == Body::kPackedElements)
@@ -58,14 +58,17 @@ void launch_reduce(al_device* device, const al_loss_task& task, int number,
                                                   total);
     else
       launch_body<Loss, S, Body::kElements>(device, task, tiles, number, total);
-  } else {
+    return;
+  }
+  if constexpr (Loss::of_squares)
     if (work.body == Body::kForces)
       launch_body<Loss, S, Body::kForces>(device, task, tiles, number, total);
-    else if (work.body == Body::kRows)
-      launch_body<Loss, S, Body::kRows>(device, task, tiles, number, total);
-    else
+  if constexpr (Loss::kind == AL_PER_ROW && Loss::columns == 0)
+    if (work.body == Body::kLongRows)
       launch_body<Loss, S, Body::kLongRows>(device, task, tiles, number, total);
-  }
+  if constexpr (Loss::kind == AL_PER_ROW)
+    if (work.body == Body::kRows)
+      launch_body<Loss, S, Body::kRows>(device, task, tiles, number, total);
 }
 
 /** One thread per entry of the unreduced loss. */
@@ -96,7 +99,7 @@ void launch_backward(al_device* device, const al_loss_task& task,
 
 template <class Loss, class S>
 void launch_weigh(al_device* device, const al_loss_task& task,
-                  const int64_t* offsets, unsigned long long* count) {
+                  const int64_t* offsets, double* count) {
   launch_kernel(weigh_structures<Loss, S>, device->grid(task.structures),
                 kThreads, device->compute, task, offsets, count);
 }

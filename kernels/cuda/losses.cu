@@ -44,7 +44,7 @@ void share_grid(const al_device* device, TaskTable& table) {
   for (int i = 0; i < table.count; ++i) {
     const al_loss_task& task = table.tasks[i];
     const Work work =
-        work_of(task, loss_entry(task.loss).kind, element_bytes(task.dtype));
+        work_of(task, loss_entry(task.loss).shape, element_bytes(task.dtype));
     table.body[i] = work.body;
     tiles[i] = std::max<int64_t>(work.tiles, 1);
     all += tiles[i];
@@ -92,7 +92,7 @@ namespace {
 al_loss_task make_task(int32_t loss, int32_t dtype, const void* pred,
                        const void* target, const void* natoms,
                        int32_t natoms_dtype, int64_t rows, int64_t cols,
-                       void* grad) {
+                       const double* parameters, void* grad) {
   al_loss_task task = {};
   task.pred = pred;
   task.target = target;
@@ -103,6 +103,8 @@ al_loss_task make_task(int32_t loss, int32_t dtype, const void* pred,
   task.cols = cols;
   task.loss = loss;
   task.dtype = dtype;
+  task.group_count = 1;
+  std::copy(parameters, parameters + AL_MAX_PARAMETERS, task.parameters);
   return task;
 }
 
@@ -111,10 +113,12 @@ al_loss_task make_task(int32_t loss, int32_t dtype, const void* pred,
 al_status al_loss_forward(al_device* device, int32_t loss, int32_t dtype,
                           const void* pred, const void* target,
                           const void* natoms, int32_t natoms_dtype,
-                          int64_t rows, int64_t cols, void* out) {
+                          int64_t rows, int64_t cols, const double* parameters,
+                          void* out) {
   return al_guard([&]() -> al_status {
-    const al_loss_task task = make_task(loss, dtype, pred, target, natoms,
-                                        natoms_dtype, rows, cols, nullptr);
+    const al_loss_task task =
+        make_task(loss, dtype, pred, target, natoms, natoms_dtype, rows, cols,
+                  parameters, nullptr);
     const LossEntry& entry = checked_entry(task);
     const CurrentDevice current(device->ordinal);
     entry.kernels_for(dtype).forward(device, task, out);
@@ -125,11 +129,12 @@ al_status al_loss_forward(al_device* device, int32_t loss, int32_t dtype,
 al_status al_loss_backward(al_device* device, int32_t loss, int32_t dtype,
                            const void* pred, const void* target,
                            const void* natoms, int32_t natoms_dtype,
-                           int64_t rows, int64_t cols, const void* grad_output,
-                           void* grad) {
+                           int64_t rows, int64_t cols, const double* parameters,
+                           const void* grad_output, void* grad) {
   return al_guard([&]() -> al_status {
-    const al_loss_task task = make_task(loss, dtype, pred, target, natoms,
-                                        natoms_dtype, rows, cols, grad);
+    const al_loss_task task =
+        make_task(loss, dtype, pred, target, natoms, natoms_dtype, rows, cols,
+                  parameters, grad);
     const LossEntry& entry = checked_entry(task);
     const CurrentDevice current(device->ordinal);
     entry.kernels_for(dtype).backward(device, task, grad_output);

@@ -259,7 +259,7 @@ __global__ __launch_bounds__(kThreads, kMinBlocks) void norm_of_gradients(
   const auto join = [&](double a, double b) { return norm.join(a, b); };
   const double block = Reduce(storage).Reduce(sum, join);
   if (threadIdx.x == 0) {
-    __stcg(&scratch.partials[blockIdx.x].sum, block);
+    __stcg(&scratch.partials[blockIdx.x], block);
     __threadfence();
     // Wraps to 0 with the last block: ready for the next launch.
     is_last = atomicInc(scratch.tickets, gridDim.x - 1) == gridDim.x - 1;
@@ -270,7 +270,7 @@ __global__ __launch_bounds__(kThreads, kMinBlocks) void norm_of_gradients(
   __threadfence();
   sum = 0;
   for (unsigned i = threadIdx.x; i < gridDim.x; i += kThreads)
-    sum = norm.join(sum, __ldcg(&scratch.partials[i].sum));
+    sum = norm.join(sum, __ldcg(&scratch.partials[i]));
   const double all = Reduce(storage).Reduce(sum, join);
   if (threadIdx.x == 0) *result = Norm::result(norm.root(all));
 }

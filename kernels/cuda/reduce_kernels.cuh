@@ -4,9 +4,10 @@
  *
  * What a block does is one of five bodies:
  *   packed_elements   losses per element, 16 bytes at a time
- *   elements          any alignment, weights: one element per thread
+ *   elements          any alignment, whatever is asked: an element a thread
  *   forces            losses per row, rows of three, 16 bytes at a time
- *   rows              short rows, any alignment, weights: a thread per row
+ *   rows              short rows, any alignment, whatever is asked: a thread a
+ *                     row
  *   long_rows         a warp per row
  * reduce_task() is a kernel for one loss, dtype and body; reduce_tasks() takes
  * its blocks through a table of any tasks.
@@ -41,8 +42,15 @@ constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-/** Tasks of one launch: their table must fit the 4 KiB of its arguments. */
-constexpr int kLaunchTasks = 32;
+/**
+ * Tasks of one launch. Their table is an argument of the kernel, and copied for
+ * every launch: of 4 KiB at most before CUDA 12.1.
+ */
+#if defined(CUDART_VERSION) && CUDART_VERSION < 12010
+constexpr int kLaunchTasks = 10;
+#else
+constexpr int kLaunchTasks = 16;
+#endif
 
 /** The tasks of a launch and how the grid is shared between them. */
 struct TaskTable {
@@ -52,8 +60,6 @@ struct TaskTable {
   Body body[kLaunchTasks];
   al_loss_task tasks[kLaunchTasks];
 };
-static_assert(sizeof(TaskTable) + sizeof(Scratch) + sizeof(Total) <= 4096,
-              "arguments of a kernel");
 
 /** How a task is cut. */
 struct Work {
@@ -63,19 +69,20 @@ struct Work {
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-inline Work work_of(const al_loss_task& task, al_loss_kind kind,
+inline Work work_of(const al_loss_task& task, const LossShape& loss,
                     int element_bytes) {
-  const bool packed = packable(task.pred, task.target, task.grad) &&
-                      !task.mask && !task.row_weights;
+  const bool packed =
+      packable(task.pred, task.target, task.grad) && !is_weighted(task);
   const int64_t pack = kPackBytes / element_bytes;
-  if (kind == AL_PER_ELEMENT) {
+  if (loss.kind == AL_PER_ELEMENT) {
     const int64_t n = task.rows * task.cols;
     if (!packed) return {Body::kElements, divide_up(n, kThreads)};
     return {Body::kPackedElements, divide_up(n, kThreads * kUnroll * pack)};
   }
-  if (task.cols == 3 && packed)
+  if (task.cols == 3 && packed && loss.of_squares)
     return {Body::kForces, divide_up(task.rows, kThreads * pack)};
-  if (task.cols <= kShortRow)
+  // A thread has all columns of a loss that is of them.
+  if (task.cols <= kShortRow || loss.columns > 0)
     return {Body::kRows, divide_up(task.rows, kThreads)};
   return {Body::kLongRows, divide_up(task.rows, kWarps)};
 }
@@ -89,23 +96,32 @@ namespace {
 
 /* ---- elements ------------------------------------------------------------*/
 
-/** Value and gradient of one element; the gradient is 0 where p is not finite.
- */
+/** Value and gradient of an element of a task of which nothing is asked. */
 template <class Loss, class S>
-__device__ __forceinline__ S one_element(const TaskView<S>& in, S pred,
-                                         S target, int64_t i,
-                                         compute_t<S> factor, double& sum,
-                                         int& nonfinite) {
+__device__ __forceinline__ S plain_element(const TaskView<S>& in, S pred,
+                                           S target, int64_t i,
+                                           const Parameters<compute_t<S>>& c,
+                                           compute_t<S> factor, double& sum,
+                                           Told& told) {
   using T = compute_t<S>;
   constexpr T kLargest = Dtype<S>::largest;
+  T natoms = 1;
+  if constexpr (Loss::uses_natoms) {
+    const int64_t given = natoms_of(in.task)[in.row_of(i)];
+    if (given < 1) {
+      ++told.natoms;
+      return store<S>(T(0));
+    }
+    natoms = static_cast<T>(given);
+  }
   const T raw = load(pred);
   const bool ok = is_finite(raw, kLargest);
   const T p = nan_to_num(raw, kLargest);
   const T t = in.read_target(target);
-  const T natoms = in.template natoms_at<Loss>(i);
-  sum += static_cast<double>(Loss::value(p, t, natoms));
-  nonfinite += !ok;
-  return store<S>(ok ? factor * Loss::grad(p, t, natoms) : T(0));
+  sum += static_cast<double>(Loss::value(p, t, natoms, c));
+  told.inputs += !ok;
+  told.targets += !is_finite(load(target), kLargest);
+  return store<S>(ok ? factor * Loss::grad(p, t, natoms, c) : T(0));
 }
 
 /**
@@ -113,17 +129,17 @@ __device__ __forceinline__ S one_element(const TaskView<S>& in, S pred,
  * pack is done by the first threads of the task.
  */
 template <class Loss, class S>
-__device__ __forceinline__ Partial packed_elements(const TaskView<S>& in,
-                                                   const Share& share) {
+__device__ __forceinline__ double packed_elements(const TaskView<S>& in,
+                                                  const Share& share,
+                                                  Told& told) {
   using T = compute_t<S>;
   constexpr int kSize = Pack<S>::kSize;
   constexpr int64_t kTilePacks = kThreads * kUnroll;
   const T factor = static_cast<T>(factor_of(in.task));
   const int64_t n = in.elements();
   const int64_t packs = n / kSize;
+  const Parameters<T> c(in.task.parameters);
   double sum = 0;
-  int nonfinite = 0;
-  long long total_nonfinite = 0;
 
   for (int64_t tile = share.block(); tile * kTilePacks < packs;
        tile += share.blocks) {
@@ -144,80 +160,42 @@ __device__ __forceinline__ Partial packed_elements(const TaskView<S>& in,
       Pack<S> g;
 #pragma unroll
       for (int j = 0; j < kSize; ++j)
-        g.values[j] = one_element<Loss>(in, p[u].values[j], t[u].values[j],
-                                        i * kSize + j, factor, sum, nonfinite);
+        g.values[j] = plain_element<Loss>(in, p[u].values[j], t[u].values[j],
+                                          i * kSize + j, c, factor, sum, told);
       if (in.grad) store_pack(in.grad, i, g);
     }
-    total_nonfinite += nonfinite;
-    nonfinite = 0;
   }
   const int64_t i =
       packs * kSize + int64_t{share.block()} * kThreads + threadIdx.x;
   if (i < n) {
-    const S g = one_element<Loss>(in, in.pred[i], in.target[i], i, factor, sum,
-                                  nonfinite);
+    const S g = plain_element<Loss>(in, in.pred[i], in.target[i], i, c, factor,
+                                    sum, told);
     if (in.grad) in.grad[i] = g;
   }
-  return {sum, total_nonfinite + nonfinite};
+  return sum;
 }
 
-/** Any alignment, weights: one element at a time. */
+/** Any alignment, whatever is asked: one element at a time. */
 template <class Loss, class S>
-__device__ __forceinline__ Partial elements(const TaskView<S>& in,
-                                            const Share& share) {
+__device__ __forceinline__ double elements(const TaskView<S>& in,
+                                           const Share& share, Told& told) {
   using T = compute_t<S>;
+  const Entries<S> entries = {in.task};
+  const Parameters<T> c(in.task.parameters);
   const T factor = static_cast<T>(factor_of(in.task));
   const int64_t n = in.elements();
   double sum = 0;
-  long long total_nonfinite = 0;
   for (int64_t i = int64_t{share.block()} * kThreads + threadIdx.x; i < n;
        i += int64_t{share.blocks} * kThreads) {
-    const T weight = in.element_weight(i);
-    S g = store<S>(T(0));
-    if (weight != T(0)) {
-      double value = 0;
-      int nonfinite = 0;
-      g = one_element<Loss>(in, in.pred[i], in.target[i], i, factor * weight,
-                            value, nonfinite);
-      sum += static_cast<double>(weight) * value;
-      total_nonfinite += nonfinite;
-    }
+    const int64_t row = in.row_of(i);
+    const S g = one_element<Loss>(entries, c, factor, row, i - row * in.cols,
+                                  sum, told);
     if (in.grad) in.grad[i] = g;
   }
-  return {sum, total_nonfinite};
+  return sum;
 }
 
 /* ---- rows ----------------------------------------------------------------*/
-
-/** A row by one thread. */
-template <class Loss, class S>
-__device__ __forceinline__ void one_row(const TaskView<S>& in, int64_t row,
-                                        compute_t<S> factor, double& sum,
-                                        long long& nonfinite) {
-  using T = compute_t<S>;
-  constexpr T kLargest = Dtype<S>::largest;
-  const int cols = static_cast<int>(in.cols);
-  const S* const pred = in.pred + row * cols;
-  const S* const target = in.target + row * cols;
-  const T weight = in.row_weight(row);
-  T s = 0;
-  for (int j = 0; j < cols; ++j) {
-    const T raw = load(pred[j]);
-    if (weight != T(0)) nonfinite += !is_finite(raw, kLargest);
-    const T d = nan_to_num(raw, kLargest) - in.read_target(target[j]);
-    s += d * d;
-  }
-  if (weight != T(0))
-    sum += static_cast<double>(weight) * static_cast<double>(Loss::value(s));
-  if (in.grad == nullptr) return;
-  const T slope = factor * weight * Loss::slope(s);
-  for (int j = 0; j < cols; ++j) {
-    const T raw = load(pred[j]);
-    const bool ok = weight != T(0) && is_finite(raw, kLargest);
-    in.grad[row * cols + j] =
-        store<S>(ok ? slope * (raw - in.read_target(target[j])) : T(0));
-  }
-}
 
 /**
  * Rows of three. Packs do not end where rows end, so a warp takes three packs
@@ -228,8 +206,9 @@ __device__ __forceinline__ void one_row(const TaskView<S>& in, int64_t row,
  * warp share anything, so no block-wide barrier is needed.
  */
 template <class Loss, class S>
-__device__ __forceinline__ Partial forces(const TaskView<S>& in,
-                                          const Share& share, void* shared) {
+__device__ __forceinline__ double forces(const TaskView<S>& in,
+                                         const Share& share, void* shared,
+                                         Told& told) {
   using T = compute_t<S>;
   constexpr T kLargest = Dtype<S>::largest;
   constexpr int kSize = Pack<S>::kSize;
@@ -242,8 +221,8 @@ __device__ __forceinline__ Partial forces(const TaskView<S>& in,
   const T factor = static_cast<T>(factor_of(in.task));
   const int64_t tiles = in.rows / kRows;
   const int64_t warps = int64_t{share.blocks} * kWarps;
+  const Parameters<T> c(in.task.parameters);
   double sum = 0;
-  long long nonfinite = 0;
 
   for (int64_t tile = int64_t{share.block()} * kWarps + warp; tile < tiles;
        tile += warps) {
@@ -262,6 +241,7 @@ __device__ __forceinline__ Partial forces(const TaskView<S>& in,
       for (int j = 0; j < kSize; ++j) {
         const T raw = load(p[u].values[j]);
         if (!is_finite(raw, kLargest)) bad |= 1u << (u * kSize + j);
+        told.targets += !is_finite(load(t[u].values[j]), kLargest);
         d[u][j] = nan_to_num(raw, kLargest) - in.read_target(t[u].values[j]);
       }
       // In packs again: element by element the lanes would meet in banks.
@@ -275,7 +255,7 @@ __device__ __forceinline__ Partial forces(const TaskView<S>& in,
         packs[((u * kWarp + lane) * kSize + j) / kWords] = pack;
       }
     }
-    nonfinite += __popc(bad);
+    told.inputs += __popc(bad);
     __syncwarp(kAllLanes);
 #pragma unroll
     for (int k = 0; k < kSize; ++k) {
@@ -284,8 +264,8 @@ __device__ __forceinline__ Partial forces(const TaskView<S>& in,
       const T y = my_differences[3 * row + 1];
       const T z = my_differences[3 * row + 2];
       const T s = x * x + y * y + z * z;
-      sum += static_cast<double>(Loss::value(s));
-      if (in.grad) my_slopes[row] = factor * Loss::slope(s);
+      sum += static_cast<double>(Loss::value(s, c));
+      if (in.grad) my_slopes[row] = factor * Loss::slope(s, c);
     }
     __syncwarp(kAllLanes);
     if (in.grad) {
@@ -305,78 +285,111 @@ __device__ __forceinline__ Partial forces(const TaskView<S>& in,
   // Fewer rows than a warp's tile are left.
   const int64_t row =
       tiles * kRows + int64_t{share.block()} * kThreads + threadIdx.x;
-  if (row < in.rows) one_row<Loss>(in, row, factor, sum, nonfinite);
-  return {sum, nonfinite};
+  if (row < in.rows)
+    one_row<Loss>(Entries<S>{in.task}, c, factor, row, in.grad, sum, told);
+  return sum;
 }
 
-/** Short rows, any alignment, weights: a thread per row. */
+/** Short rows, any alignment, whatever is asked: a thread per row. */
 template <class Loss, class S>
-__device__ __forceinline__ Partial rows(const TaskView<S>& in,
-                                        const Share& share) {
-  const auto factor = static_cast<compute_t<S>>(factor_of(in.task));
+__device__ __forceinline__ double rows(const TaskView<S>& in,
+                                       const Share& share, Told& told) {
+  using T = compute_t<S>;
+  const Entries<S> entries = {in.task};
+  const Parameters<T> c(in.task.parameters);
+  const T factor = static_cast<T>(factor_of(in.task));
   double sum = 0;
-  long long nonfinite = 0;
   for (int64_t row = int64_t{share.block()} * kThreads + threadIdx.x;
        row < in.rows; row += int64_t{share.blocks} * kThreads)
-    one_row<Loss>(in, row, factor, sum, nonfinite);
-  return {sum, nonfinite};
+    one_row<Loss>(entries, c, factor, row, in.grad, sum, told);
+  return sum;
 }
 
-/** Rows of any length, any alignment, weights: a warp per row. */
+/** Rows of any length, any alignment, whatever is asked: a warp per row. */
 template <class Loss, class S>
-__device__ __forceinline__ Partial long_rows(const TaskView<S>& in,
-                                             const Share& share) {
+__device__ __forceinline__ double long_rows(const TaskView<S>& in,
+                                            const Share& share, Told& told) {
   using T = compute_t<S>;
   constexpr T kLargest = Dtype<S>::largest;
   const int lane = threadIdx.x % kWarp;
+  const Entries<S> entries = {in.task};
+  const Parameters<T> c(in.task.parameters);
   const T factor = static_cast<T>(factor_of(in.task));
   const int64_t warps = int64_t{share.blocks} * kWarps;
   double sum = 0;
-  long long nonfinite = 0;
   for (int64_t row = int64_t{share.block()} * kWarps + threadIdx.x / kWarp;
        row < in.rows; row += warps) {
-    const S* p = in.pred + row * in.cols;
-    const S* t = in.target + row * in.cols;
-    const T weight = in.row_weight(row);
-    T s = 0;
-    for (int64_t j = lane; j < in.cols; j += kWarp) {
-      const T raw = load(p[j]);
-      if (weight != T(0)) nonfinite += !is_finite(raw, kLargest);
-      const T d = nan_to_num(raw, kLargest) - in.read_target(t[j]);
-      s += d * d;
+    const int64_t first = row * in.cols;
+    bool counts = entries.on(row, 0);
+    for (int64_t j = lane; j < in.cols; j += kWarp)
+      counts = counts && entries.has_label(row, j);
+    T w = 0;
+    if (__all_sync(kAllLanes, counts)) {
+      unsigned factors = 0;  // said once of the row
+      w = entries.given_weight(row, 0, factors) * entries.row_factor(row);
+      if (lane == 0) told.factors += factors;
     }
-    // Butterfly: every lane has the sum, added in the same order.
+    typename Loss::template Row<T> sums;
+    if (w != T(0)) {
+      for (int64_t j = lane; j < in.cols; j += kWarp) {
+        T p, t;
+        entries.template seen<Loss>(row, j, p, t, told.factors);
+        sums.add(j, p, t);
+        told.inputs += !is_finite(load(in.pred[first + j]), kLargest);
+        told.targets += !is_finite(load(in.target[first + j]), kLargest);
+      }
+      // Butterfly: every lane has the sums, added in the same order.
 #pragma unroll
-    for (int offset = kWarp / 2; offset > 0; offset /= 2)
-      s += __shfl_xor_sync(kAllLanes, s, offset);
-    if (lane == 0 && weight != T(0))
-      sum += static_cast<double>(weight) * static_cast<double>(Loss::value(s));
+      for (int offset = kWarp / 2; offset > 0; offset /= 2)
+        sums.merge([&](T x) { return __shfl_xor_sync(kAllLanes, x, offset); });
+      if (lane == 0) sum += static_cast<double>(w * sums.value(c));
+    }
     if (in.grad == nullptr) continue;
-    const T slope = factor * weight * Loss::slope(s);
-    S* g = in.grad + row * in.cols;
+    if (w != T(0)) sums.differentiate(c);
     for (int64_t j = lane; j < in.cols; j += kWarp) {
-      const T raw = load(p[j]);
-      const bool ok = weight != T(0) && is_finite(raw, kLargest);
-      g[j] = store<S>(ok ? slope * (raw - in.read_target(t[j])) : T(0));
+      T g = 0;
+      if (w != T(0) && is_finite(load(in.pred[first + j]), kLargest)) {
+        unsigned told_already = 0;
+        T p, t;
+        const T scale = entries.template seen<Loss>(row, j, p, t, told_already);
+        g = factor * w * sums.grad(j, p, t) * scale;
+      }
+      in.grad[first + j] = store<S>(g);
     }
   }
-  return {sum, nonfinite};
+  return sum;
+}
+
+/** A task of which nothing counts: its gradient is 0. */
+template <class S>
+__device__ __forceinline__ double nothing(const TaskView<S>& in,
+                                          const Share& share) {
+  const int64_t n = in.grad ? in.elements() : 0;
+  for (int64_t i = int64_t{share.block()} * kThreads + threadIdx.x; i < n;
+       i += int64_t{share.blocks} * kThreads)
+    in.grad[i] = store<S>(0);
+  return 0;
 }
 
 /* ---- kernels -------------------------------------------------------------*/
 
 /** A body that may be known when this is compiled, or only when it runs. */
 template <class Loss, class S>
-__device__ __forceinline__ Partial run_body(Body body, const al_loss_task& task,
-                                            const Share& share, void* shared) {
+__device__ __forceinline__ double run_body(Body body, const al_loss_task& task,
+                                           const Share& share, void* shared,
+                                           Told& told) {
   const TaskView<S> in(task);
+  if (is_wrong(task)) return nothing(in, share);
   if constexpr (Loss::kind == AL_PER_ELEMENT) {
-    if (body == Body::kPackedElements) return packed_elements<Loss>(in, share);
-    return elements<Loss>(in, share);
+    if (body == Body::kPackedElements)
+      return packed_elements<Loss>(in, share, told);
+    return elements<Loss>(in, share, told);
   } else {
-    if (body == Body::kForces) return forces<Loss>(in, share, shared);
-    if (body == Body::kRows) return rows<Loss>(in, share);
-    return long_rows<Loss>(in, share);
+    if constexpr (Loss::of_squares)
+      if (body == Body::kForces) return forces<Loss>(in, share, shared, told);
+    if constexpr (Loss::columns == 0)
+      if (body == Body::kLongRows) return long_rows<Loss>(in, share, told);
+    return rows<Loss>(in, share, told);
   }
 }
 
@@ -388,8 +401,9 @@ __global__ __launch_bounds__(kThreads, kMinBlocks) void reduce_task(
   constexpr int kBytes = kBody == Body::kForces ? kSharedBytes<S> : 1;
   alignas(kPackBytes) __shared__ char shared[kBytes];
   const Share share = {number, 0, static_cast<int>(gridDim.x)};
-  const Partial mine = run_body<Loss, S>(kBody, task, share, shared);
-  finish_task(mine, task, share, scratch, total);
+  Told told;
+  const double mine = run_body<Loss, S>(kBody, task, share, shared, told);
+  finish_task(mine, told, task, share, scratch, total);
 }
 
 /** Sum of all elements, as the pred of a task. */
@@ -402,7 +416,7 @@ __global__ __launch_bounds__(kThreads, kMinBlocks) void sum_elements(
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < n;
        i += int64_t{gridDim.x} * kThreads)
     sum += static_cast<double>(load(in.pred[i]));
-  finish_task({sum, 0}, task, {0, 0, static_cast<int>(gridDim.x)}, scratch,
+  finish_task(sum, {}, task, {0, 0, static_cast<int>(gridDim.x)}, scratch,
               {nullptr, 0, 0});
 }
 

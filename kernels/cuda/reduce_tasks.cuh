@@ -12,15 +12,16 @@ namespace atomloss {
 namespace {
 
 template <class S>
-__device__ __forceinline__ Partial run_task(Body body, const al_loss_task& task,
-                                            const Share& share, void* shared) {
+__device__ __forceinline__ double run_task(Body body, const al_loss_task& task,
+                                           const Share& share, void* shared,
+                                           Told& told) {
   int number = 0;
 #define AL_CASE(Loss)        \
   if (task.loss == number++) \
-    return run_body<Loss, S>(body, task, share, shared);
+    return run_body<Loss, S>(body, task, share, shared, told);
   AL_REDUCE_LOSSES(AL_CASE)
 #undef AL_CASE
-  return {0, 0};
+  return 0;
 }
 
 /** Tasks of one dtype: no more registers or shared memory than it needs. */
@@ -31,8 +32,9 @@ __global__ __launch_bounds__(kThreads, kMinBlocks) void reduce_tasks(
   int i;
   const Share share = share_of(table, i);
   const al_loss_task& task = table.tasks[i];
-  const Partial mine = run_task<S>(table.body[i], task, share, shared);
-  finish_task(mine, task, share, scratch, total);
+  Told told;
+  const double mine = run_task<S>(table.body[i], task, share, shared, told);
+  finish_task(mine, told, task, share, scratch, total);
 }
 
 /** Tasks of several dtypes. */
@@ -44,16 +46,17 @@ __global__ __launch_bounds__(kThreads, kMinBlocks) void reduce_mixed_tasks(
   const Share share = share_of(table, i);
   const al_loss_task& task = table.tasks[i];
   const Body body = table.body[i];
-  Partial mine = {0, 0};
+  Told told;
+  double mine = 0;
   if (task.dtype == AL_FLOAT32)
-    mine = run_task<float>(body, task, share, shared);
+    mine = run_task<float>(body, task, share, shared, told);
   else if (task.dtype == AL_FLOAT64)
-    mine = run_task<double>(body, task, share, shared);
+    mine = run_task<double>(body, task, share, shared, told);
   else if (task.dtype == AL_FLOAT16)
-    mine = run_task<float16>(body, task, share, shared);
+    mine = run_task<float16>(body, task, share, shared, told);
   else
-    mine = run_task<bfloat16>(body, task, share, shared);
-  finish_task(mine, task, share, scratch, total);
+    mine = run_task<bfloat16>(body, task, share, shared, told);
+  finish_task(mine, told, task, share, scratch, total);
 }
 
 #ifdef __CUDACC__

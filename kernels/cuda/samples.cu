@@ -1,53 +1,54 @@
-/** How many samples masked tasks have, and what their rows weigh. */
+/** What must be known of tasks before their losses can be reduced. */
 #include <algorithm>
+#include <vector>
 
 #include "cuda/loss_kernels.cuh"
 
 namespace atomloss {
 namespace {
 
-/** Blocks that one mask is given at most, per multiprocessor. */
-constexpr int kMaskBlocks = 8;
+/** Blocks that one task is given at most, per multiprocessor. */
+constexpr int kTaskBlocks = 8;
 
-/** Counts masks, as many together as a launch takes. */
-class MaskCounter {
- public:
-  explicit MaskCounter(al_device* device) : device_(device) {}
+bool weighs(const al_loss_task& task) {
+  return task.samples == AL_STRUCTURES ||
+         task.samples == AL_STRUCTURES_WITH_LOSS;
+}
 
-  void add(const al_loss_task& task, al_loss_kind kind,
-           unsigned long long* count) {
-    const int64_t entries = kind == AL_PER_ROW ? 1 : task.cols;
-    const bool per_row = kind == AL_PER_ROW || task.flags & AL_MASK_PER_ROW;
-    const int64_t n = per_row ? task.rows : task.rows * entries;
-    table_.of[masks_++] = {task.mask, n, per_row ? entries : 1, count};
-    if (task.mask) tiles_ = std::max(tiles_, divide_up(n, kThreads * 8));
-    if (masks_ == kMasks) launch();
+bool spreads(const al_loss_task& task) {
+  return task.weights.by_row || task.scale.by_row;
+}
+
+/** Launches over tasks, as many together as a kernel takes. */
+template <class Wanted, class Launch>
+void for_tables(const std::vector<TaskToCount>& tasks, const Wanted& wanted,
+                const Launch& launch) {
+  CountTable table = {};
+  for (const TaskToCount& of : tasks) {
+    if (!wanted(of.task)) continue;
+    table.of[table.count++] = of;
+    if (table.count == kCountTasks) {
+      launch(table);
+      table.count = 0;
+    }
   }
+  if (table.count > 0) launch(table);
+}
 
-  void launch() {
-    if (masks_ == 0) return;
-    const int64_t most = int64_t{device_->processors} * kMaskBlocks;
-    const dim3 grid(static_cast<unsigned>(std::min(tiles_, most)),
-                    static_cast<unsigned>(masks_));
-    launch_kernel(count_masks, grid, kThreads, device_->compute, table_);
-    masks_ = 0;
-    tiles_ = 1;
+/** A row of blocks for each task, as many as the largest has use for. */
+dim3 grid_of(const al_device* device, const CountTable& table) {
+  int64_t tiles = 1;
+  for (int i = 0; i < table.count; ++i) {
+    const al_loss_task& task = table.of[i].task;
+    tiles = std::max(tiles, divide_up(task.rows * task.cols, kThreads * 8));
   }
-
- private:
-  al_device* device_;
-  MaskTable table_ = {};
-  int masks_ = 0;
-  int64_t tiles_ = 1;
-};
-
-void launch_weigh(al_device* device, const al_loss_task& task,
-                  const LossEntry& entry, unsigned long long* count) {
-  const ScopedBlock scratch(
-      device, (task.structures + 1) * static_cast<int64_t>(sizeof(int64_t)));
-  auto* const offsets = static_cast<int64_t*>(scratch.memory());
-  launch_kernel(structure_offsets, 1, kThreads, device->compute, task, offsets);
-  entry.kernels_for(task.dtype).weigh_structures(device, task, offsets, count);
+  // All blocks of the launch have a slot of the scratch memory.
+  const int64_t most =
+      std::min<int64_t>(int64_t{device->processors} * kTaskBlocks,
+                        device->grid(INT32_MAX) / table.count);
+  return dim3(
+      static_cast<unsigned>(std::max<int64_t>(1, std::min(tiles, most))),
+      static_cast<unsigned>(table.count));
 }
 
 }  // namespace
@@ -56,25 +57,57 @@ void launch_weigh(al_device* device, const al_loss_task& task,
 using namespace atomloss;
 
 al_status al_count_samples(al_device* device, int32_t count,
-                           const al_loss_task* tasks, int64_t* counts) {
-  if (count < 0) return al_fail(AL_INVALID_ARGUMENT, "%d tasks", count);
+                           const al_loss_task* tasks, double* counts) {
+  if (count < 0 || count > kMaxTasks)
+    return al_fail(AL_INVALID_ARGUMENT, "%d tasks, expected at most %d", count,
+                   kMaxTasks);
   return al_guard([&]() -> al_status {
     const CurrentDevice current(device->ordinal);
-    AL_CHECK(cudaMemsetAsync(counts, 0,
-                             static_cast<size_t>(count) * sizeof *counts,
-                             device->compute));
-    MaskCounter masks(device);
+    std::vector<TaskToCount> list;
+    int64_t offsets = 0, groups = 0;
     for (int32_t i = 0; i < count; ++i) {
-      const al_loss_task& task = tasks[i];
-      const LossEntry& entry = loss_entry(task.loss);
-      check_task(entry, task);
-      auto* const to = reinterpret_cast<unsigned long long*>(&counts[i]);
-      if (task.flags & AL_PER_STRUCTURE)
-        launch_weigh(device, task, entry, to);
-      else
-        masks.add(task, entry.kind, to);
+      const LossEntry& entry = loss_entry(tasks[i].loss);
+      check_task(entry, tasks[i]);
+      entry.kernels_for(tasks[i].dtype);
+      list.push_back({tasks[i], entry.shape.kind, counts + groups, nullptr});
+      groups += tasks[i].group_count;
+      if (weighs(tasks[i]) || spreads(tasks[i]))
+        offsets += tasks[i].structures + 1;
     }
-    masks.launch();
+    AL_CHECK(cudaMemsetAsync(counts, 0,
+                             static_cast<size_t>(groups) * sizeof *counts,
+                             device->compute));
+    ScopedBlock scratch;
+    if (offsets > 0)
+      scratch =
+          ScopedBlock(device, offsets * static_cast<int64_t>(sizeof(int64_t)));
+    auto* next = static_cast<int64_t*>(scratch.memory());
+    for (TaskToCount& of : list) {
+      if (!weighs(of.task) && !spreads(of.task)) continue;
+      of.offsets = next;
+      next += of.task.structures + 1;
+    }
+    for_tables(
+        list, [](const al_loss_task& task) { return task.wrong != nullptr; },
+        [&](const CountTable& table) {
+          launch_kernel(structure_offsets, static_cast<unsigned>(table.count),
+                        kThreads, device->compute, table);
+        });
+    for_tables(list, spreads, [&](const CountTable& table) {
+      launch_kernel(spread_structures, grid_of(device, table), kThreads,
+                    device->compute, table);
+    });
+    for (const TaskToCount& of : list)
+      if (weighs(of.task))
+        loss_entry(of.task.loss)
+            .kernels_for(of.task.dtype)
+            .weigh_structures(device, of.task, of.offsets, of.counts);
+    for_tables(
+        list, [](const al_loss_task& task) { return !weighs(task); },
+        [&](const CountTable& table) {
+          launch_kernel(count_entries, grid_of(device, table), kThreads,
+                        device->compute, table, device->scratch);
+        });
     return AL_OK;
   });
 }

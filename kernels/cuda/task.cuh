@@ -11,9 +11,8 @@
 #include <cub/block/block_reduce.cuh>
 
 #include "dispatch.h"
-#include "loss_ops.h"
+#include "one_entry.h"
 #include "scratch.cuh"
-#include "structures.h"
 
 namespace atomloss {
 
@@ -70,150 +69,138 @@ struct TaskView {
 
   __device__ __forceinline__ int64_t elements() const { return rows * cols; }
 
-  /** Row of an element. */
+  /** Row of an element: most are so few that a division of 32 bits will do. */
   __device__ __forceinline__ int64_t row_of(int64_t element) const {
-    return cols == 1 ? element : element / cols;
-  }
-
-  /** Atoms of a row, where the loss reads them; otherwise 1. */
-  template <class Loss>
-  __device__ __forceinline__ T natoms_at(int64_t element) const {
-    if constexpr (!Loss::uses_natoms) return T(1);
-    const int64_t row = row_of(element);
-    return task.natoms_dtype == AL_INT64
-               ? static_cast<T>(static_cast<const int64_t*>(task.natoms)[row])
-               : static_cast<T>(static_cast<const int32_t*>(task.natoms)[row]);
+    if (cols == 1) return element;
+    if ((element | cols) >> 32 == 0)
+      return static_cast<uint32_t>(element) / static_cast<uint32_t>(cols);
+    return element / cols;
   }
 
   /** target, or 0 where it is not finite and the task says so. */
   __device__ __forceinline__ T read_target(S stored) const {
-    const T t = load(stored);
-    const bool zero =
-        task.flags & AL_ZERO_NONFINITE && !is_finite(t, Dtype<S>::largest);
-    return zero ? T(0) : t;
-  }
-
-  /** Weight of a row: 0 where its mask is 0. */
-  __device__ __forceinline__ T row_weight(int64_t row) const {
-    if (task.mask && task.flags & AL_MASK_PER_ROW && !task.mask[row]) return 0;
-    return task.row_weights ? static_cast<const T*>(task.row_weights)[row]
-                            : T(1);
-  }
-
-  /** The same for an element, where the mask may have an entry for each. */
-  __device__ __forceinline__ T element_weight(int64_t element) const {
-    const bool per_row = task.flags & AL_MASK_PER_ROW;
-    if (task.mask && !per_row && !task.mask[element]) return 0;
-    if (!per_row && !task.row_weights) return 1;
-    return row_weight(row_of(element));
+    return Entries<S>{task}.target(stored);
   }
 };
 
-/** 1 / n to some 20 bits. */
-__device__ __forceinline__ double approximate_reciprocal(double n) {
-#ifdef __CUDACC__
-  double r;
-  asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(r) : "d"(n));
-  return r;
-#else  // tests/cuda_emulation
-  return 1.0f / static_cast<float>(n);
-#endif
-}
-
-/**
- * scale, or scale / *normalizer. By Newton's iteration from the hardware's
- * approximation: the compiler's division of doubles is a call, around which
- * the kernels would spill registers.
- */
+/** What the sum of a task is multiplied by; of groups each row has its own. */
 __device__ __forceinline__ double factor_of(const al_loss_task& task) {
-  if (task.normalizer == nullptr) return task.scale;
-  const double n = *task.normalizer;
-  double r = approximate_reciprocal(n);
-  for (int i = 0; i < 3; ++i) r = fma(r, fma(-n, r, 1.0), r);
-  if (n == 0) r = INFINITY;  // of which the iteration makes NaN
-  return task.scale * r;
+  return task.factors && !task.groups ? task.coefficient * *task.factors
+                                      : task.coefficient;
 }
 
 /* ---- sum -----------------------------------------------------------------*/
 
-struct AddPartials {
-  __device__ __forceinline__ Partial operator()(const Partial& a,
-                                                const Partial& b) const {
-    return {a.sum + b.sum, a.nonfinite + b.nonfinite};
-  }
-};
-
-__device__ __forceinline__ void write_result(bool as_double, Partial value,
-                                             al_loss_result* result) {
+__device__ __forceinline__ void write_value(bool as_double, double value,
+                                            al_loss_result* result) {
   result->value = 0;
   if (as_double)
-    result->value = value.sum;
+    result->value = value;
   else
-    *reinterpret_cast<float*>(&result->value) = static_cast<float>(value.sum);
-  result->nonfinite = value.nonfinite;
+    *reinterpret_cast<float*>(&result->value) = static_cast<float>(value);
 }
 
 /** Stores and loads past the cache of this multiprocessor: others look there.
  */
-__device__ __forceinline__ void publish(Partial* slot, const Partial& value) {
-  __stcg(&slot->sum, value.sum);
-  __stcg(&slot->nonfinite, value.nonfinite);
+__device__ __forceinline__ void publish(al_loss_result* to,
+                                        const al_loss_result& from) {
+  __stcg(&to->value, from.value);
+  __stcg(&to->inputs, from.inputs);
+  __stcg(&to->targets, from.targets);
+  __stcg(&to->factors, from.factors);
+  __stcg(&to->natoms, from.natoms);
+  __stcg(&to->groups, from.groups);
 }
-__device__ __forceinline__ Partial published(const Partial* slot) {
-  return {__ldcg(&slot->sum), __ldcg(&slot->nonfinite)};
+
+/** Adds what a thread has to say to what is said of its task: seldom anything.
+ */
+__device__ __forceinline__ void tell(const Told& told,
+                                     unsigned long long* of_task) {
+  if ((told.inputs | told.targets | told.factors | told.natoms) == 0) return;
+  if (told.inputs) atomicAdd(&of_task[0], 1ull * told.inputs);
+  if (told.targets) atomicAdd(&of_task[1], 1ull * told.targets);
+  if (told.factors) atomicAdd(&of_task[2], 1ull * told.factors);
+  if (told.natoms) atomicAdd(&of_task[3], 1ull * told.natoms);
+  __threadfence();
+}
+
+/** Takes what was said, and leaves nothing for the next launch. */
+__device__ __forceinline__ int64_t take(unsigned long long* said) {
+  return static_cast<int64_t>(atomicExch(said, 0ull));
 }
 
 /**
- * Adds the threads' partial sums of all blocks of a task and writes its result;
- * with the last task, the total. To be called by every thread of the blocks,
- * once, at the end of the kernel.
+ * Adds the threads' sums of all blocks of a task and writes its result; with
+ * the last task, the total. To be called by every thread of the blocks, once,
+ * at the end of the kernel.
  */
-__device__ __forceinline__ void finish_task(Partial mine,
+__device__ __forceinline__ void finish_task(double mine, const Told& told,
                                             const al_loss_task& task,
                                             const Share& share,
                                             const Scratch& scratch,
                                             const Total& total) {
-  using Reduce = cub::BlockReduce<Partial, kThreads>;
+  using Reduce = cub::BlockReduce<double, kThreads>;
   __shared__ typename Reduce::TempStorage storage;
   __shared__ bool is_last;
 
-  Partial* const slots = scratch.partials + share.first_block;
-  const Partial block = Reduce(storage).Reduce(mine, AddPartials());
-  if (threadIdx.x == 0) {
-    publish(&slots[share.block()], block);
+  unsigned long long* const said = scratch.told + share.task * kTold;
+  tell(told, said);
+  double sum = Reduce(storage).Sum(mine);
+  if (share.blocks > 1) {
+    double* const slots = scratch.partials + share.first_block;
+    if (threadIdx.x == 0) {
+      __stcg(&slots[share.block()], sum);
+      __threadfence();
+      // Wraps to 0 with the last block: ready for the next launch.
+      const auto last = static_cast<unsigned>(share.blocks - 1);
+      is_last = atomicInc(&scratch.tickets[share.task], last) == last;
+    }
+    __syncthreads();
+    if (!is_last) return;
+
     __threadfence();
-    // Wraps to 0 with the last block: ready for the next launch.
-    const auto last = static_cast<unsigned>(share.blocks - 1);
-    is_last = atomicInc(&scratch.tickets[share.task], last) == last;
+    double others = 0;
+    // Not unrolled: the loads in flight would take the registers of all.
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < share.blocks; i += kThreads)
+      others += __ldcg(&slots[i]);
+    sum = Reduce(storage).Sum(others);
   }
-  __syncthreads();
-  if (!is_last) return;
-
-  __threadfence();
-  Partial sum = {0, 0};
-  for (int i = static_cast<int>(threadIdx.x); i < share.blocks; i += kThreads)
-    sum = AddPartials()(sum, published(&slots[i]));
-  Partial value = Reduce(storage).Reduce(sum, AddPartials());
   if (threadIdx.x != 0) return;
-  value.sum *= factor_of(task);
-  value.nonfinite += natoms_verdict(task);
   const bool as_double = task.value_dtype == AL_FLOAT64;
-  if (task.flags & AL_ZERO_NONFINITE)
-    value.sum = nan_to_num(value.sum,
-                           as_double ? DBL_MAX : static_cast<double>(FLT_MAX));
-  write_result(as_double, value, task.result);
-  // Also for a later launch, which begins when this one is done.
-  publish(&scratch.values[share.task], value);
-  if (total.result == nullptr) return;
+  double value = sum * factor_of(task);
+  if (task.targets != AL_TARGETS_AS_THEY_ARE)
+    value =
+        nan_to_num(value, as_double ? DBL_MAX : static_cast<double>(FLT_MAX));
+  al_loss_result result = {value,          take(&said[0]), take(&said[1]),
+                           take(&said[2]), take(&said[3]), 0};
+  if (task.wrong) {
+    result.natoms += task.wrong[0];
+    result.groups += task.wrong[1];
+  }
+  *task.result = result;
+  write_value(as_double, value, task.result);
+  if (total.tasks == 0) return;
 
+  // Also for a later launch, which begins when this one is done.
+  publish(&scratch.values[share.task], result);
+  if (total.result == nullptr) return;
   __threadfence();
   const auto last = static_cast<unsigned>(total.together - 1);
   if (atomicInc(&scratch.tickets[kMaxTasks], last) != last) return;
   __threadfence();
-  Partial all = {0, 0};
-  for (int i = 0; i < total.tasks; ++i)
-    all = AddPartials()(all, published(&scratch.values[i]));
-  write_result(true, all, total.result);
+  al_loss_result all = {};
+#pragma unroll 1
+  for (int i = 0; i < total.tasks; ++i) {
+    const al_loss_result* one = &scratch.values[i];
+    all.value += __ldcg(&one->value);
+    all.inputs += __ldcg(&one->inputs);
+    all.targets += __ldcg(&one->targets);
+    all.factors += __ldcg(&one->factors);
+    all.natoms += __ldcg(&one->natoms);
+    all.groups += __ldcg(&one->groups);
+  }
+  *total.result = all;
 }
 
 }  // namespace atomloss

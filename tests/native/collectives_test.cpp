@@ -63,8 +63,8 @@ void test_broadcast(const Rank& rank, int32_t root, int64_t n, bool shifted) {
 }
 
 void test_counts(const Rank& rank) {
-  const std::vector<int64_t> mine = {rank.rank, 5, -40};
-  const std::vector<double> sums = {3, 15, 1};
+  const std::vector<double> mine = {static_cast<double>(rank.rank), 5, -40};
+  const std::vector<double> sums = {3, 15, -120};
   int64_t first = 0, second = 0, none = 0;
   succeeds(al_count_all_reduce(rank.group, 3, mine.data(), nullptr, &first),
            "al_count_all_reduce");
@@ -75,10 +75,11 @@ void test_counts(const Rank& rank) {
   // On another thread, while this one goes on to the next collectives.
   std::thread other([&] {
     for (const int64_t ticket : {second, first}) {
-      std::vector<double> totals(3, -1);
+      std::vector<double> totals(3, -1), factors(3, -1);
       succeeds(al_count_totals(rank.device, rank.group, ticket, 3, nullptr, 1,
-                               totals.data()),
+                               nullptr, totals.data(), factors.data()),
                "al_count_totals");
+      check(factors[1] == 1.0 / 15 && factors[2] == 1, "factors");
       check(totals == sums, "totals %g %g %g", totals[0], totals[1], totals[2]);
     }
   });
@@ -89,13 +90,15 @@ void test_counts(const Rank& rank) {
              "al_count_all_reduce");
   other.join();
   double total = 0;
-  fails(al_count_totals(rank.device, rank.group, first, 3, nullptr, 1, &total),
+  fails(al_count_totals(rank.device, rank.group, first, 3, nullptr, 1, nullptr,
+                        &total, &total),
         AL_INVALID_ARGUMENT, "the ticket", "a ticket that was taken");
-  fails(al_count_totals(rank.device, rank.group, none, 1, nullptr, 1, &total),
+  fails(al_count_totals(rank.device, rank.group, none, 1, nullptr, 1, nullptr,
+                        &total, &total),
         AL_INVALID_ARGUMENT, "the ticket", "a ticket of another size");
-  succeeds(
-      al_count_totals(rank.device, rank.group, none, 0, nullptr, 1, nullptr),
-      "al_count_totals of nothing");
+  succeeds(al_count_totals(rank.device, rank.group, none, 0, nullptr, 1,
+                           nullptr, nullptr, nullptr),
+           "al_count_totals of nothing");
 }
 
 void test_refusals(const Rank& rank) {

@@ -9,6 +9,9 @@
 namespace native {
 namespace {
 
+/** delta, beta. */
+constexpr double kParameters[AL_MAX_PARAMETERS] = {1};
+
 struct Shape {
   int64_t rows, cols;
 };
@@ -40,11 +43,11 @@ void test_shape(al_device* device, const Reference& loss, int32_t number,
   const char* const what = loss.name;
   succeeds(al_loss_forward(device, number, dtype, pred.data(), target.data(),
                            loss.uses_natoms ? natoms.data() : nullptr,
-                           natoms_dtype, rows, cols, out.data()),
+                           natoms_dtype, rows, cols, kParameters, out.data()),
            what);
   succeeds(al_loss_backward(device, number, dtype, pred.data(), target.data(),
                             loss.uses_natoms ? natoms.data() : nullptr,
-                            natoms_dtype, rows, cols,
+                            natoms_dtype, rows, cols, kParameters,
                             ones ? nullptr : upstream.data(), grad.data()),
            what);
   const double tolerated = tolerance(dtype);
@@ -82,7 +85,7 @@ void test_refusals(al_device* device) {
   const auto forward = [&](int32_t loss, int32_t dtype, int64_t rows,
                            const void* natoms, int32_t natoms_dtype) {
     return al_loss_forward(device, loss, dtype, x, x, natoms, natoms_dtype,
-                           rows, 1, out);
+                           rows, 1, kParameters, out);
   };
   fails(forward(99, AL_FLOAT32, 1, nullptr, 0), AL_INVALID_ARGUMENT,
         "loss number 99", "a loss that is not there");
@@ -98,11 +101,11 @@ void test_refusals(al_device* device) {
         AL_INVALID_ARGUMENT, "needs natoms", "no natoms");
   fails(forward(per_atom, AL_FLOAT32, 1, x, AL_FLOAT32), AL_INVALID_ARGUMENT,
         "int32 or int64", "natoms of floats");
-  fails(al_loss_backward(device, mae, AL_BOOL, x, x, nullptr, 0, 1, 1, nullptr,
-                         out),
+  fails(al_loss_backward(device, mae, AL_BOOL, x, x, nullptr, 0, 1, 1,
+                         kParameters, nullptr, out),
         AL_INVALID_ARGUMENT, "dtype 6", "the gradient of bools");
   fails(al_loss_backward(device, per_atom, AL_FLOAT32, x, x, nullptr, AL_INT64,
-                         1, 1, nullptr, out),
+                         1, 1, kParameters, nullptr, out),
         AL_INVALID_ARGUMENT, "needs natoms", "the gradient without natoms");
 }
 

@@ -153,7 +153,7 @@ void test_clipping(al_device* device, int32_t dtype, double p, Random& random) {
   al_loss_result norm = {}, again = {};
   succeeds(al_grad_norm(device, kCount, parameters.data(), p, &norm),
            "al_grad_norm");
-  check(close(norm.value, expected, 1e-12) && norm.nonfinite == 0,
+  check(close(norm.value, expected, 1e-12) && norm.inputs == 0,
         "norm %g, dtype %d: %.17g, expected %.17g", p, dtype, norm.value,
         expected);
   succeeds(al_grad_norm(device, kCount, parameters.data(), p, &again),
@@ -177,11 +177,11 @@ void test_clipping(al_device* device, int32_t dtype, double p, Random& random) {
   grads[3].set(kSizes[3] - 1, -std::numeric_limits<double>::infinity());
   succeeds(al_grad_norm(device, kCount, parameters.data(), p, &norm),
            "al_grad_norm");
-  check(std::isinf(norm.value) && norm.nonfinite == 1, "norm of an infinity");
+  check(std::isinf(norm.value) && norm.inputs == 1, "norm of an infinity");
   grads[4].set(0, NAN);
   succeeds(al_grad_norm(device, kCount, parameters.data(), p, &norm),
            "al_grad_norm");
-  check(std::isnan(norm.value) && norm.nonfinite == 1,
+  check(std::isnan(norm.value) && norm.inputs == 1,
         "norm %g of a NaN and an infinity is %g", p, norm.value);
   const al_clip skip = {&norm, kMaxNorm, 1, 0};
   succeeds(

@@ -20,18 +20,18 @@ double value_of(int32_t dtype, const al_loss_result& result) {
 void test_size(al_device* device, int32_t dtype, int64_t n, Random& random) {
   Array x(dtype, n, random.one_in(2)), out(dtype, n, random.one_in(2));
   x.fill_uniform(random);
-  const double normalizer = 7;
-  const double* const divisor = random.one_in(2) ? &normalizer : nullptr;
-  const double factor = 3 / (divisor ? *divisor : 1);
+  const double seventh = 1.0 / 7;
+  const double* const divisor = random.one_in(2) ? &seventh : nullptr;
+  const double factor = 3 * (divisor ? *divisor : 1);
   const auto print = static_cast<long long>(n);
 
-  al_loss_result result = {-1, -1};
+  al_loss_result result = {-1, -1, -1, -1, -1, -1};
   succeeds(al_sum(device, dtype, x.data(), n, 3, divisor, &result), "al_sum");
   double sum = 0;
   for (int64_t i = 0; i < n; ++i) sum += x.get(i);
   check(close(value_of(dtype, result), sum * factor,
               dtype == AL_FLOAT64 ? 1e-12 : 1e-6, 1) &&
-            result.nonfinite == 0,
+            result.inputs == 0,
         "the sum of %lld is %.17g, expected %.17g", print,
         value_of(dtype, result), sum * factor);
 

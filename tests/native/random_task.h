@@ -37,21 +37,30 @@ class RandomTask {
   /** Weighs the rows by natoms that describe the rows more or less. */
   void weigh_structures(Random& random);
   /** The samples, and the weights of the rows, as they are expected. */
-  int64_t expected_samples(std::vector<double>* weights) const;
-  double row_weight(int64_t row) const { return weights_->get(row); }
+  double expected_samples(std::vector<double>* weights) const;
+  double row_weight(int64_t row) const { return structures_->get(row); }
+  /** What al_count_samples says of natoms and groups. */
+  const int64_t* wrong() const { return wrong_; }
 
  private:
   bool natoms_describe_rows() const;
+  bool has_label(int64_t row, int64_t col) const;
+  bool counts(int64_t row, int64_t col) const;
   double weight(int64_t row, int64_t col) const;
+  double scale(int64_t row, int64_t col) const;
+  bool is_on(int64_t row, int64_t col) const;
+  void spread(al_spread& to, std::optional<Array>& values, bool by_column,
+              Random& random);
   double read_pred(int64_t i) const;
   double read_target(int64_t i) const;
 
   const Reference& loss_;
   al_loss_task task_ = {};
-  al_loss_result result_ = {-1, -1};
-  double normalizer_ = 1;
+  al_loss_result result_ = {-1, -1, -1, -1, -1, -1};
+  int64_t wrong_[2] = {0, 0};
+  std::vector<double> factors_ = {1};
   Array pred_, target_, natoms_;
-  std::optional<Array> grad_, mask_, weights_;
+  std::optional<Array> grad_, mask_, weights_, scale_, structures_, groups_;
 };
 
 }  // namespace native

@@ -82,7 +82,7 @@ void test_lists(al_device* device) {
           random);
       list.push_back(tasks.back().task());
     }
-    al_loss_result total = {-1, -1};
+    al_loss_result total = {-1, -1, -1, -1, -1, -1};
     const bool wants_total = !random.one_in(4);
     // A list of exactly its size, and NULL if it is empty.
     succeeds(al_loss_reduce(device, static_cast<int32_t>(count), list.data(),
@@ -94,14 +94,14 @@ void test_lists(al_device* device) {
       task.check_result("list");
       sum += task.value();
       magnitude += std::fabs(task.value());
-      nonfinite += task.result().nonfinite;
+      nonfinite += task.result().inputs;
     }
     // The values have been rounded to float32, the sum has not, and may be
     // larger than float32 holds.
     if (wants_total && std::isfinite(sum))
-      check(close(total.value, sum, 1e-6, magnitude) &&
-                total.nonfinite == nonfinite,
-            "the total is %.17g, expected %.17g", total.value, sum);
+      check(
+          close(total.value, sum, 1e-6, magnitude) && total.inputs == nonfinite,
+          "the total is %.17g, expected %.17g", total.value, sum);
   }
 }
 

@@ -9,16 +9,14 @@ namespace atomloss {
 namespace {
 
 /** The fourth power of the error. */
-struct Quartic {
+struct Quartic : ElementLoss {
   static constexpr const char* name = "quartic";
-  static constexpr al_loss_kind kind = AL_PER_ELEMENT;
-  static constexpr bool uses_natoms = false;
   template <class T>
-  static T value(T p, T t, T) {
+  static T value(T p, T t, T, const Parameters<T>&) {
     return (p - t) * (p - t) * (p - t) * (p - t);
   }
   template <class T>
-  static T grad(T p, T t, T) {
+  static T grad(T p, T t, T, const Parameters<T>&) {
     return T(4) * (p - t) * (p - t) * (p - t);
   }
 };
@@ -50,7 +48,8 @@ void test_registration() {
   task.target = target;
   task.grad = grad;
   task.result = &result;
-  task.scale = 0.5;
+  task.coefficient = 0.5;
+  task.group_count = 1;
   task.rows = 2;
   task.cols = 1;
   task.loss = loss;
@@ -59,14 +58,16 @@ void test_registration() {
   check(result.value == 8.03125 && grad[0] == 16 && grad[1] == -0.25,
         "quartic is %g", result.value);
   succeeds(al_loss_forward(device, loss, AL_FLOAT64, pred, target, nullptr,
-                           AL_INT32, 2, 1, out),
+                           AL_INT32, 2, 1, task.parameters, out),
            "al_loss_forward");
   check(out[0] == 16 && out[1] == 0.0625, "quartic is %g, %g", out[0], out[1]);
 
   // Another loss of the name is refused.
   static const atomloss::LossKernels other = {};
-  const atomloss::LossEntry entry = {
-      "mse", AL_PER_ELEMENT, false, {&other, &other, &other, &other}};
+  const atomloss::LossEntry entry = {"mse",
+                                     {AL_PER_ELEMENT, false, 0},
+                                     false,
+                                     {&other, &other, &other, &other}};
   fails(atomloss::register_losses(&entry, 1), AL_INVALID_ARGUMENT,
         "there already", "a second mse");
 }

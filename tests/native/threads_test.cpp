@@ -119,8 +119,10 @@ void test_registering() {
       names[thread][i] = std::to_string(thread) + "_" + std::to_string(i);
   on_threads([](int number) {
     for (const std::string& name : names[number]) {
-      const atomloss::LossEntry entry = {
-          name.c_str(), AL_PER_ROW, false, {&none, &none, &none, &none}};
+      const atomloss::LossEntry entry = {name.c_str(),
+                                         {AL_PER_ROW, false, 0},
+                                         false,
+                                         {&none, &none, &none, &none}};
       int32_t loss = -1, kind = -1;
       succeeds(al_loss_find("log_cosh", &loss, &kind), "al_loss_find");
       check(kind == AL_PER_ELEMENT, "log_cosh is of kind %d", kind);
