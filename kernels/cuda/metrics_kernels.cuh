@@ -1,6 +1,5 @@
 /**
- * The kernels of evaluation, apart from their launchers so that
- * tests/cuda_emulation can run this text on a machine without a GPU.
+ * The kernels of evaluation, apart from their launchers.
  *   metrics_offsets   one block: where the atoms of each structure begin
  *   metrics_forces    a thread per atom: sums, and marks on its structure
  *   metrics_finish    one block: the blocks' sums, the structures, the total

@@ -1,6 +1,5 @@
 /**
- * The kernels of the fused pass, apart from their launchers so that
- * tests/cuda_emulation can run this text on a machine without a GPU.
+ * The kernels of the fused pass, apart from their launchers.
  *
  * What a block does is one of five bodies:
  *   packed_elements   losses per element, 16 bytes at a time
