@@ -16,8 +16,8 @@
 namespace cuda_platform {
 namespace {
 
-constexpr size_t kRedZone = 256;
 constexpr size_t kAlignment = 512;
+constexpr size_t kRedZone = kAlignment;
 constexpr size_t kPage = 4096;
 constexpr size_t kGranule = 8;
 constexpr size_t kPageGranules = kPage / kGranule;
@@ -94,8 +94,9 @@ class PageLock {
   std::atomic_flag& flag_;
 };
 
+/** The same for all sizes whose addresses a pool gives to one another. */
 size_t footprint(size_t bytes) {
-  return (bytes + kRedZone + kAlignment - 1) / kAlignment * kAlignment;
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment + kRedZone;
 }
 
 size_t offset_of(const void* address) {
