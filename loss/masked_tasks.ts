@@ -378,7 +378,11 @@ export class MaskedTasks {
         table.setFactor(i, coefficient, 0n);
       } else {
         const { of } = this.#labels[i]!;
-        const { scale, factors } = factor(i, batch.samples[i]!, of);
+        const { scale, factors } = factor(
+          i,
+          batch.samples[this.divisors.first[i]!]!,
+          of,
+        );
         table.setFactor(i, coefficient * scale, factors);
       }
     }
@@ -482,7 +486,9 @@ export class MaskedTasks {
       batch.samples.push(...Array<number>(groupCount).fill(0));
     } else if (perStructure) {
       batch.samples.push(
-        samples === "structures" ? natoms!.size : Math.min(natoms!.size, 1),
+        samples === "structures"
+          ? natoms!.size
+          : Math.min(natoms!.size, input.rows, 1),
       );
     } else {
       batch.samples.push(input.entries);

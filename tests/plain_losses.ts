@@ -42,7 +42,6 @@ export const ELEMENT_LOSSES: Readonly<Record<string, ElementLoss>> = {
       ? [d * d / 2 / beta, d / beta]
       : [Math.abs(d) - beta / 2, Math.sign(d)];
   },
-  log_cosh: (p, t) => [Math.log(Math.cosh(p - t)), Math.tanh(p - t)],
 };
 
 /** Losses with an entry per row, by name. */
@@ -68,9 +67,13 @@ export const ROW_LOSSES: Readonly<Record<string, RowLoss>> = {
     return [value, times(d, r === 0 ? 0 : slope / r)];
   },
   plain_cosine: (p, t) => {
-    const lengths = Math.hypot(...p) * Math.hypot(...t);
-    const cosine = dot(p, t) / lengths, pp = dot(p, p);
-    return [1 - cosine, p.map((x, i) => cosine * x / pp - t[i]! / lengths)];
+    const [a, b] = [Math.hypot(...p), Math.hypot(...t)];
+    const d = minus(p, t), cosine = dot(p, t) / a / b;
+    return [
+      // Of equal vectors exactly 0.
+      (dot(d, d) - (a - b) ** 2) / (2 * a * b),
+      p.map((x, i) => cosine * x / a ** 2 - t[i]! / a / b),
+    ];
   },
   plain_gaussian_nll: ([mean, variance], [t], { eps = 0.01 }) => {
     const v = Math.max(variance!, eps), d = mean! - t!;

@@ -34,6 +34,8 @@ export interface PlainInput {
 /** A task's loss, computed plainly. */
 export interface PlainResult {
   readonly value: number;
+  /** Of the numbers that the value is the sum of, without their signs. */
+  readonly size: number;
   readonly grad: readonly number[];
   /** What the mean is divided by: a number, or one per group; of a sum 1. */
   readonly samples: number | readonly number[];
@@ -185,6 +187,8 @@ export function plainTask(task: PlainTask, x: PlainInput): PlainResult {
   }
   return {
     value: coefficient * sum((entry) => share(entry) * entry.loss),
+    size: Math.abs(coefficient) *
+      sum((entry) => Math.abs(share(entry) * entry.loss)),
     grad,
     samples,
   };
