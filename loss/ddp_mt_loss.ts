@@ -54,6 +54,8 @@ export interface DDPMTCallOptions<Out> extends DDPLossCallOptions<Out> {
  *   loss is not 0. natoms must add up to the rows. That is seen on the device:
  *   if not, nothing of this replica counts, value and gradient are 0, and
  *   reading the value throws an {@linkcode ArgumentError}.
+ * - `"per_group"`: the mean of each group of rows, over all replicas, then their
+ *   mean weighted by `groupWeights`, over the groups that any replica has.
  *
  * `coefficient` scales value and gradient. A number of samples below 1 counts
  * as 1, non-finite targets as 0, a value that is NaN as 0. NaN in the input
@@ -92,7 +94,7 @@ export class DDPMTLoss {
    * A loss with its reduction.
    *
    * @param loss Name of a registered loss, or a loss object of this package.
-   * @param reduction `"mean"`, `"sum"` or `"per_structure"`.
+   * @param reduction `"mean"`, `"sum"`, `"per_structure"` or `"per_group"`.
    * @param coefficient A finite number.
    * @param options The process group, and who is told of non-finite inputs.
    * @throws {UnknownLossError} if no loss has this name.

@@ -92,7 +92,9 @@ export type TaskInputs<Name extends string> = {
  *   energy: { input: energy, target: energyTarget, natoms },
  *   forces: { input: forces, target: forcesTarget },
  * });
- * console.log(await result.read()); // { total: 30.5, values: { energy: 0.5, forces: 30 } }
+ * const { total, values, samples } = await result.read();
+ * console.log(total, values); // 30.5 { energy: 0.5, forces: 30 }
+ * console.log(samples); // { energy: 1, forces: 2 }
  * console.log(await result.grads.energy!.toList()); // [ 0.5 ]
  * ```
  */
