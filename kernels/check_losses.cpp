@@ -8,7 +8,7 @@ void use() {
   if constexpr (Loss::kind == AL_PER_ROW) {
     typename Loss::template Row<T> row;
     row.add(0, T(1), T(2));
-    row.differentiate(c);
+    row.differentiate(c, T(1));
     static_cast<void>(row.value(c) + row.grad(0, T(1), T(2)));
   } else {
     static_cast<void>(Loss::value(T(1), T(2), T(3), c) +

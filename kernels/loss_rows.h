@@ -3,10 +3,10 @@
  * in common, and the rows of those per row.
  *
  * A row takes its numbers one by one, with add(j, p, t) for the column j; then
- * value(c) is its loss with the parameters c, and after differentiate(c)
- * grad(j, p, t) the derivative with respect to that p. merge(of) adds the
- * numbers that another row of the same sums has taken: of(x) is what that has
- * for this row's x. A row of columns keeps them all, and does not merge.
+ * value(c) is its loss with the parameters c, and after differentiate(c, u)
+ * grad(j, p, t) u times the derivative with respect to that p. merge(of) adds
+ * the numbers that another row of the same sums has taken: of(x) is what that
+ * has for this row's x. A row of columns keeps them all, and does not merge.
  */
 #ifndef ATOMLOSS_LOSS_ROWS_H
 #define ATOMLOSS_LOSS_ROWS_H
@@ -77,8 +77,8 @@ struct SquaresRow {
     s += of(s);
   }
   AL_HD T value(const Parameters<T>& c) const { return Loss::value(s, c); }
-  AL_HD void differentiate(const Parameters<T>& c) {
-    slope = Loss::slope(s, c);
+  AL_HD void differentiate(const Parameters<T>& c, T upstream) {
+    slope = upstream * Loss::slope(s, c);
   }
   AL_HD T grad(int64_t, T p, T t) const { return slope * (p - t); }
 };
@@ -107,9 +107,9 @@ struct ProductsRow {
   AL_HD T value(const Parameters<T>& c) const {
     return Loss::value(s, pp, pt, tt, c);
   }
-  AL_HD void differentiate(const Parameters<T>& c) {
-    grad_p = Loss::grad_p(s, pp, pt, tt, c);
-    grad_t = Loss::grad_t(s, pp, pt, tt, c);
+  AL_HD void differentiate(const Parameters<T>& c, T upstream) {
+    grad_p = upstream * Loss::grad_p(s, pp, pt, tt, c);
+    grad_t = upstream * Loss::grad_t(s, pp, pt, tt, c);
   }
   AL_HD T grad(int64_t, T p, T t) const { return grad_p * p + grad_t * t; }
 };
@@ -124,8 +124,9 @@ struct ColumnsRow {
     t[j] = t_j;
   }
   AL_HD T value(const Parameters<T>& c) const { return Loss::value(p, t, c); }
-  AL_HD void differentiate(const Parameters<T>& c) {
-    for (int j = 0; j < Loss::columns; ++j) slope[j] = Loss::grad(j, p, t, c);
+  AL_HD void differentiate(const Parameters<T>& c, T upstream) {
+    for (int j = 0; j < Loss::columns; ++j)
+      slope[j] = upstream * Loss::grad(j, p, t, c);
   }
   AL_HD T grad(int64_t j, T, T) const { return slope[j]; }
 };
@@ -137,6 +138,7 @@ struct SoftmaxRow {
   T exponentials = 0; /* sum of exp(p - largest) */
   T targets = 0;      /* sum of t */
   T products = 0;     /* sum of t (p - largest) */
+  T factor = 0;       /* of the gradient */
 
   AL_HD void add(int64_t, T p, T t) {
     raise(p);
@@ -161,9 +163,11 @@ struct SoftmaxRow {
   AL_HD T value(const Parameters<T>&) const {
     return targets * std::log(exponentials) - products;
   }
-  AL_HD void differentiate(const Parameters<T>&) {}
+  AL_HD void differentiate(const Parameters<T>&, T upstream) {
+    factor = upstream;
+  }
   AL_HD T grad(int64_t, T p, T t) const {
-    return std::exp(p - largest) / exponentials * targets - t;
+    return factor * (std::exp(p - largest) / exponentials * targets - t);
   }
 
  private:

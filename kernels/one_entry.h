@@ -88,15 +88,14 @@ AL_HD void one_row(const Entries<S>& entries, const Parameters<compute_t<S>>& c,
   }
   sum += static_cast<double>(w * sums.value(c));
   if (!grad) return;
-  sums.differentiate(c);
+  sums.differentiate(c, factor * w);
   AL_UNROLL
   for (int64_t j = 0; j < cols; ++j) {
     int64_t told_already = 0;
     T p, t;
     const T scale = entries.template seen<Loss>(row, j, p, t, told_already);
     const bool ok = is_finite(load(pred[j]), kLargest);
-    grad[first + j] =
-        store<S>(ok ? factor * w * sums.grad(j, p, t) * scale : T(0));
+    grad[first + j] = store<S>(ok ? sums.grad(j, p, t) * scale : T(0));
   }
 }
 

@@ -72,10 +72,10 @@ void backward(const Input& in, const void* upstream_of, void* to) {
       if constexpr (Loss::kind == AL_PER_ROW) {
         const T upstream = grad_output ? load(grad_output[row]) : T(1);
         auto sums = read_row<Loss, S>(in, row);
-        sums.differentiate(c);
+        sums.differentiate(c, upstream);
         for (int64_t j = 0; j < in.cols; ++j)
-          grad[first + j] = store<S>(
-              upstream * sums.grad(j, load(p[first + j]), load(t[first + j])));
+          grad[first + j] =
+              store<S>(sums.grad(j, load(p[first + j]), load(t[first + j])));
       } else {
         const T atoms =
             Loss::uses_natoms ? static_cast<T>(in.natoms_at(row)) : T(1);

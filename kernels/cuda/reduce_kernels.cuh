@@ -344,14 +344,14 @@ __device__ __forceinline__ double long_rows(const TaskView<S>& in,
       if (lane == 0) sum += static_cast<double>(w * sums.value(c));
     }
     if (in.grad == nullptr) continue;
-    if (w != T(0)) sums.differentiate(c);
+    if (w != T(0)) sums.differentiate(c, factor * w);
     for (int64_t j = lane; j < in.cols; j += kWarp) {
       T g = 0;
       if (w != T(0) && is_finite(load(in.pred[first + j]), kLargest)) {
         unsigned told_already = 0;
         T p, t;
         const T scale = entries.template seen<Loss>(row, j, p, t, told_already);
-        g = factor * w * sums.grad(j, p, t) * scale;
+        g = sums.grad(j, p, t) * scale;
       }
       in.grad[first + j] = store<S>(g);
     }

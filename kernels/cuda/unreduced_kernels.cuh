@@ -56,12 +56,12 @@ __global__ __launch_bounds__(kThreads, kMinBlocks) void unreduced_grad(
     if constexpr (Loss::kind == AL_PER_ROW) {
       const int64_t cols = Loss::columns > 0 ? Loss::columns : in.cols;
       auto sums = read_row<Loss>(in, i);
-      sums.differentiate(c);
+      sums.differentiate(c, upstream);
       AL_UNROLL
       for (int64_t j = 0; j < cols; ++j) {
         const int64_t at = i * cols + j;
-        in.grad[at] = store<S>(
-            upstream * sums.grad(j, load(in.pred[at]), load(in.target[at])));
+        in.grad[at] =
+            store<S>(sums.grad(j, load(in.pred[at]), load(in.target[at])));
       }
     } else {
       in.grad[i] =
