@@ -191,7 +191,7 @@ struct Norm {
     return p == 1 || p == INFINITY ? sum : std::pow(sum, 1 / p);
   }
   AL_HD static al_loss_result result(double norm) {
-    return {norm, norm <= DBL_MAX ? 0 : 1};
+    return {norm, norm <= DBL_MAX ? 0 : 1, 0, 0, 0, 0};
   }
 };
 
