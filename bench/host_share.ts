@@ -56,7 +56,7 @@ const calls: Record<string, () => void> = {
     loss.valueAndGrad(forces, targets, null, { out: written });
   },
   "the same with two fresh outputs": () => {
-    using _fresh = loss.valueAndGrad(forces, targets);
+    loss.valueAndGrad(forces, targets)[Symbol.dispose]();
   },
   "three tasks, values and gradients, with out": () => {
     tasks.valueAndGrad(inputs, { out });

@@ -289,26 +289,30 @@ export class DDPLoss {
       shapeSize(this.lossFn.outputShape(input.shape));
     const mean = this.reduction === "mean";
     // The collective of a mean whose samples were not given happens here.
-    using own = mean && given === undefined
+    const own = mean && given === undefined
       ? normalizerOf(this.#group, [entries], DIVISORS, this)
       : undefined;
     const normalizer = given ?? own;
-    const factor = mean && normalizer !== undefined
-      ? factorsOf(normalizer, input.device, this)(0, entries, "")
-      : { scale: 1, factors: 0n };
-    const written = outputs();
-    const { value, grad } = written;
-    if (native === undefined) {
-      this.#reduceComposed(input, target, natoms, factor, value, grad);
-    } else {
-      this.#table.setInput(0, native, input, target, "asTheyAre");
-      this.#table.setParameters(0, parameters);
-      this.#table.setOutput(0, value, grad);
-      this.#table.setFactor(0, factor.scale, factor.factors);
-      this.#table.reduce(input.device, null);
+    try { // `using` would take a fifth of the call
+      const factor = mean && normalizer !== undefined
+        ? factorsOf(normalizer, input.device, this)(0, entries, "")
+        : { scale: 1, factors: 0n };
+      const written = outputs();
+      const { value, grad } = written;
+      if (native === undefined) {
+        this.#reduceComposed(input, target, natoms, factor, value, grad);
+      } else {
+        this.#table.setInput(0, native, input, target, "asTheyAre");
+        this.#table.setParameters(0, parameters);
+        this.#table.setOutput(0, value, grad);
+        this.#table.setFactor(0, factor.scale, factor.factors);
+        this.#table.reduce(input.device, null);
+      }
+      onResult(value, this.#remarks);
+      return written;
+    } finally {
+      own?.dispose();
     }
-    onResult(value, this.#remarks);
-    return written;
   }
 
   /** The same for a loss that is written elsewhere, from its own forward and backward. */

@@ -67,6 +67,8 @@ export class MultiTaskResult<Name extends string>
   /** The total, then the values: al_loss_result each. */
   readonly #block: Tensor;
   #grads: { readonly [name in Name]?: Tensor } = {};
+  /** The same in the order of the tasks. */
+  #written: readonly (Tensor | undefined)[] = [];
   /** What the means were divided by, one after another: of one replica, or on the device. */
   #samples: Tensor | readonly number[] = [];
   /** Tells those of the tasks apart. */
@@ -108,8 +110,8 @@ export class MultiTaskResult<Name extends string>
 
   /** The gradients that a call has written, in the order of the tasks. */
   setGrads(grads: readonly (Tensor | undefined)[]): void {
-    const same = this.#names.every((name, i) => this.#grads[name] === grads[i]);
-    if (same) return;
+    if (grads.every((grad, i) => grad === this.#written[i])) return;
+    this.#written = grads;
     const byName: { [name in Name]?: Tensor } = {};
     this.#names.forEach((name, i) => {
       const grad = grads[i];

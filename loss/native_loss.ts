@@ -3,12 +3,7 @@ import { ArgumentError, DTypeError, ShapeError } from "../errors.ts";
 import type { Library } from "../ffi/library.ts";
 import { type Device, nativeOf } from "../tensor/device.ts";
 import { dtypeCode, isFloating } from "../tensor/dtype.ts";
-import {
-  equalShapes,
-  formatShape,
-  type Shape,
-  shapeSize,
-} from "../tensor/shape.ts";
+import { equalShapes, formatShape, type Shape } from "../tensor/shape.ts";
 import {
   checkDevice,
   checkLike,
@@ -252,13 +247,16 @@ export class NativeLoss implements Loss {
   #prepare(pred: Tensor, natoms: Tensor | null): LossInput {
     // Also throws for a shape that this loss does not take.
     this.outputShape(pred.shape);
-    const [rows = 1, ...rest] = pred.shape;
+    const { shape } = pred;
+    const rows = shape[0] ?? 1;
+    let cols = 1;
+    for (let i = 1; i < shape.length; i++) cols *= shape[i]!;
     return {
       loss: this.#number(nativeOf(pred.device).library),
       kind: this.#kind,
       natoms: this.#usesNatoms ? this.#checkNatoms(pred, natoms) : null,
       rows,
-      cols: shapeSize(rest),
+      cols,
       entries: this.#kind === "row" ? rows : pred.size,
     };
   }

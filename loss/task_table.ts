@@ -90,7 +90,7 @@ export class TaskTable {
     const { natoms } = input;
     words[word + WORD.pred] = addressOf(pred);
     words[word + WORD.target] = addressOf(target);
-    words[word + WORD.natoms] = address(natoms);
+    this.#address(word + WORD.natoms, natoms);
     this.#integer(word + WORD.rows, input.rows);
     this.#integer(word + WORD.cols, input.cols);
 
@@ -138,7 +138,7 @@ export class TaskTable {
     structureWeights: Tensor | null,
   ): void {
     const word = index * STRUCT_WORDS;
-    this.#words[word + WORD.structure_weights] = address(structureWeights);
+    this.#address(word + WORD.structure_weights, structureWeights);
     this.#integer(word + WORD.structures, natoms?.size ?? 0);
     if (natoms === null) return;
     this.#words[word + WORD.natoms] = addressOf(natoms);
@@ -153,7 +153,7 @@ export class TaskTable {
     count: number,
     samples: Samples,
   ): void {
-    this.#words[index * STRUCT_WORDS + WORD.groups] = address(groups);
+    this.#address(index * STRUCT_WORDS + WORD.groups, groups);
     const int = index * STRUCT_INTS;
     this.#ints[int + INT.group_count] = count;
     this.#ints[int + INT.groups_dtype] = dtypeCode(groups?.dtype ?? "int64");
@@ -169,7 +169,7 @@ export class TaskTable {
   setOutput(index: number, value: Tensor, grad: Tensor | null): void {
     const word = index * STRUCT_WORDS;
     this.#words[word + WORD.result] = addressOf(value);
-    this.#words[word + WORD.grad] = address(grad);
+    this.#address(word + WORD.grad, grad);
     const int = index * STRUCT_INTS;
     this.#ints[int + INT.value_dtype] = dtypeCode(value.dtype);
   }
@@ -183,10 +183,16 @@ export class TaskTable {
 
   #setSpread(index: number, member: number, spread: Spread | null): void {
     const word = index * STRUCT_WORDS + member;
-    this.#words[word] = address(spread?.values ?? null);
-    this.#words[word + SPREAD.by_row] = address(spread?.byRow ?? null);
+    this.#address(word, spread?.values ?? null);
+    this.#address(word + SPREAD.by_row, spread?.byRow ?? null);
     this.#integer(word + SPREAD.row_stride, spread?.rowStride ?? 0);
     this.#integer(word + SPREAD.col_stride, spread?.colStride ?? 0);
+  }
+
+  /** Where a tensor is; null: 0. */
+  #address(word: number, tensor: Tensor | null): void {
+    if (tensor === null) this.#integer(word, 0);
+    else this.#words[word] = addressOf(tensor);
   }
 
   /** A 64-bit integer without making a BigInt of it. */
@@ -220,8 +226,4 @@ export class TaskTable {
       ),
     );
   }
-}
-
-function address(tensor: Tensor | null): bigint {
-  return tensor === null ? 0n : addressOf(tensor);
 }
