@@ -29,6 +29,7 @@ import {
 } from "./potential/checkpoint.ts";
 import { SYMBOLS } from "./extxyz/elements.ts";
 import { makeBasis } from "./potential/basis.ts";
+import type { ErrorReport } from "./potential/errors.ts";
 import { evaluate, predict } from "./potential/evaluate.ts";
 import {
   findFreeAtoms,
@@ -43,6 +44,7 @@ import {
 } from "./potential/options.ts";
 import { Interrupted, Interruption } from "./potential/interruption.ts";
 import { drawPlot, type LossPoint } from "./potential/plot.ts";
+import { ParityPoints } from "./potential/parity.ts";
 import { Potential } from "./potential/potential.ts";
 import { Progress } from "./potential/progress.ts";
 import { Random } from "./potential/random.ts";
@@ -159,9 +161,14 @@ async function main(options: Options): Promise<void> {
 
   // --- How good it is. ------------------------------------------------------
 
-  const train = await evaluate(trainBatches, parameters, group);
-  const test = await evaluate(testBatches, parameters, group);
-  if (isFirst) printErrors({ train, test });
+  const errorsOn = (
+    structures: Structure[],
+    batches: readonly Batch[],
+  ): Promise<ErrorReport> =>
+    evaluate(structures, batches, parameters, whitening, group);
+  const train = await errorsOn(trainSet, trainBatches);
+  const test = await errorsOn(testSet, testBatches);
+  if (isFirst) printErrors([["train", train], ["test", test]]);
   if (isFirst && save !== undefined) {
     const trained = await parameters.toList();
     await Potential.of(basis, whitening, trained).save(save);
@@ -185,19 +192,27 @@ async function main(options: Options): Promise<void> {
     await writeResult(report, JSON.stringify(results, null, 2) + "\n");
   }
   if (plot === undefined) return;
-  const predictAll = (
+  const pointsOf = async (
     structures: Structure[],
     batches: readonly Batch[],
-  ): ReturnType<typeof predict> =>
-    predict(structures, batches, parameters, whitening, group);
-  const trained = await predictAll(trainSet, trainBatches);
-  const tested = await predictAll(testSet, testBatches);
-  if (!isFirst) return;
-  const sets = [
-    { name: "train", structures: trainSet, predictions: trained },
-    { name: "test", structures: testSet, predictions: tested },
-  ];
-  await writeResult(plot, await drawPlot(sets, losses));
+  ): Promise<ParityPoints> => {
+    const points = new ParityPoints();
+    for (
+      const predicted of await predict(
+        structures,
+        batches,
+        parameters,
+        whitening,
+        group,
+      )
+    ) points.add(predicted);
+    return points;
+  };
+  const sets = {
+    train: await pointsOf(trainSet, trainBatches),
+    test: await pointsOf(testSet, testBatches),
+  };
+  if (isFirst) await writeResult(plot, await drawPlot(sets, losses));
 }
 
 /**

@@ -122,8 +122,9 @@ Deno.test("train_potential.ts trains on extended XYZ when the files are named", 
     assertEquals(Object.keys(written), [
       ..."worldSize device backend dtype steps trainStructures".split(" "),
       ..."trainAtoms testStructures testAtoms energyMAE forceMAE".split(" "),
-      ..."forceRMSE baselineForceMAE forceCosine energyForcesWithinThreshold"
+      ..."forceRMSE baselineForceMAE forceCosine stressMAE stressRMSE"
         .split(" "),
+      ..."energyForcesWithinThreshold labels byConfigType byElement".split(" "),
       ..."finalLoss secondsPerStep parameters".split(" "),
     ]);
     assertEquals(written.trainStructures, 3);

@@ -46,3 +46,16 @@ export function keyLists(
     virial: LABEL_KEYS.virial,
   };
 }
+
+/** The chosen keys in a few words, for people. */
+export function describeKeys(
+  { energy, forces, stress, virial }: LabelKeys,
+): string {
+  const texts = [
+    energy && `energy by ${energy}`,
+    forces && `forces by ${forces}`,
+    stress && `stress by ${stress}`,
+    virial && `${stress ? "else" : "stress"} by −${virial}/volume`,
+  ].filter(Boolean);
+  return texts.join(", ") || "no labels";
+}

@@ -1,103 +1,86 @@
 /**
- * How good a potential is on a data set, and what it predicts for it.
+ * How good a potential in training is on a data set, and what it predicts for it.
  *
  * @module
  */
 
-import { matmul, Metrics, type ProcessGroup, type Tensor } from "../../mod.ts";
+import { matmul, type ProcessGroup, type Tensor } from "../../mod.ts";
 import type { Batch } from "./batches.ts";
+import { type ErrorReport, ErrorSums, type Predicted } from "./errors.ts";
 import { energyOfAtoms } from "./free_atoms.ts";
 import { gather } from "./gather.ts";
 import { atomCount, type Structure } from "./structure.ts";
 import type { Whitening } from "./whitening.ts";
 
-/** Energies and forces of all structures of a data set, in its order. */
-export interface Predictions {
-  /** eV, one per structure. */
-  readonly energies: Float64Array;
-  /** eV/Å, structure after structure. */
-  readonly forces: Float64Array;
-}
-
-/** Errors over a whole data set. */
-export interface Errors {
-  /** Mean absolute error of the energies, eV per atom. */
-  readonly energyMAE: number;
-  /** Mean absolute error of the forces, eV/Å per component. */
-  readonly forceMAE: number;
-  /** Root of the mean square of the same. */
-  readonly forceRMSE: number;
-  /** The force MAE for forces predicted to be zero. */
-  readonly baselineForceMAE: number;
-  /** Mean cosine of the angle between predicted and reference force. */
-  readonly forceCosine: number;
-  /** Fraction of structures within 0.02 eV and 0.03 eV/Å. */
-  readonly energyForcesWithinThreshold: number;
-}
-
-/** The errors on all replicas' shares: summed on the device, read once. */
+/** The errors on all replicas' shares: each adds its own, all get the sum. */
 export async function evaluate(
+  structures: readonly Structure[],
   batches: readonly Batch[],
   parameters: Tensor,
+  whitening: Whitening,
   group: ProcessGroup,
-): Promise<Errors> {
-  using metrics = new Metrics(group.device, { group });
-  using baseline = new Metrics(group.device, { group });
-  for (const batch of batches.flatMap(({ micro }) => micro)) {
-    const { natoms, energyDesign, forceDesign, atoms } = batch;
-    using energies = matmul(energyDesign, parameters);
-    using components = matmul(forceDesign, parameters);
-    using forces = components.reshape([atoms, 3]);
-    using zero = group.device.zeros([atoms, 3], forces.dtype);
-    metrics.add({
-      natoms,
-      energy: { input: energies, target: batch.energies },
-      forces: { input: forces, target: batch.forces },
-    });
-    baseline.add({ natoms, forces: { input: zero, target: batch.forces } });
-  }
-  const report = await metrics.result();
-  return {
-    energyMAE: report.energyPerAtomMAE,
-    forceMAE: report.forcesMAE,
-    forceRMSE: report.forcesRMSE,
-    baselineForceMAE: (await baseline.result()).forcesMAE,
-    forceCosine: report.forcesCosineSimilarity,
-    energyForcesWithinThreshold: report.energyForcesWithinThreshold,
-  };
+): Promise<ErrorReport> {
+  using sums = new ErrorSums(group.device, group, structures);
+  const shares = predictShares(structures, batches, parameters, whitening);
+  for await (const share of shares) sums.add(share.map(({ of }) => of));
+  return await sums.result();
 }
 
-/** Predicts on all replicas, each its share, and tells all of them the whole. */
+/**
+ * Predicts on all replicas, each its share, and tells all of them the whole, in
+ * the order of the structures.
+ */
 export async function predict(
   structures: readonly Structure[],
   batches: readonly Batch[],
   parameters: Tensor,
-  { freeAtoms }: Whitening,
+  whitening: Whitening,
   group: ProcessGroup,
-): Promise<Predictions> {
+): Promise<Predicted[]> {
   const offsets = [0];
   for (const structure of structures) {
     offsets.push(offsets.at(-1)! + 3 * atomCount(structure));
   }
-  const energies = new Float64Array(structures.length);
-  const forces = new Float64Array(offsets.at(-1)!);
+  const ownEnergies = new Float64Array(structures.length);
+  const ownForces = new Float64Array(offsets.at(-1)!);
+  const shares = predictShares(structures, batches, parameters, whitening);
+  for await (const share of shares) {
+    for (const { member, of: [, { energy, forces }] } of share) {
+      ownEnergies[member] = energy;
+      ownForces.set(forces, offsets[member]!);
+    }
+  }
+  const energies = await gather(ownEnergies, group);
+  const forces = await gather(ownForces, group);
+  return structures.map((structure, s) => [structure, {
+    energy: energies[s]!,
+    forces: forces.slice(offsets[s]!, offsets[s + 1]!),
+  }]);
+}
+
+/** What this replica predicts: a micro-batch at a time. */
+async function* predictShares(
+  structures: readonly Structure[],
+  batches: readonly Batch[],
+  parameters: Tensor,
+  { freeAtoms }: Whitening,
+): AsyncGenerator<{ member: number; of: Predicted }[], void> {
   const parts = batches.flatMap(({ micro }) => micro);
   for (const { members, energyDesign, forceDesign } of parts) {
     using energyTensor = matmul(energyDesign, parameters);
     using forceTensor = matmul(forceDesign, parameters);
-    const ofEnergies = await energyTensor.data() as Float64Array;
-    const ofForces = await forceTensor.data() as Float64Array;
+    const energies = await energyTensor.data() as Float64Array;
+    const components = Float64Array.from(
+      await forceTensor.data() as Float64Array,
+    );
     let at = 0;
-    members.forEach((member, k) => {
-      const atoms = atomCount(structures[member]!);
-      energies[member] = ofEnergies[k]! +
-        energyOfAtoms(structures[member]!.numbers, freeAtoms);
-      forces.set(ofForces.subarray(at, at + 3 * atoms), offsets[member]!);
-      at += 3 * atoms;
+    yield members.map((member, k) => {
+      const structure = structures[member]!;
+      const start = at;
+      at += 3 * atomCount(structure);
+      const energy = energies[k]! + energyOfAtoms(structure.numbers, freeAtoms);
+      const forces = components.subarray(start, at);
+      return { member, of: [structure, { energy, forces }] };
     });
   }
-  return {
-    energies: await gather(energies, group),
-    forces: await gather(forces, group),
-  };
 }

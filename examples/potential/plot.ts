@@ -1,19 +1,12 @@
 /**
- * A picture of a trained potential: predicted against reference energies and
- * forces, and how the loss went down.
+ * A picture of a potential: predicted against reference energies, forces and
+ * stresses, and how the loss went down.
  *
  * @module
  */
 
-import type { Predictions } from "./evaluate.ts";
-import { atomCount, type Structure } from "./structure.ts";
-
-/** A data set and what was predicted for it. */
-export interface PlotSet {
-  readonly name: string;
-  readonly structures: readonly Structure[];
-  readonly predictions: Predictions;
-}
+import type { ParityPoint, ParityPoints } from "./parity.ts";
+import { ResultError } from "./results.ts";
 
 /** The loss after a number of steps. */
 export interface LossPoint {
@@ -21,41 +14,46 @@ export interface LossPoint {
   readonly loss: number;
 }
 
-/** More force components than this of a set are thinned out. */
-const MAX_POINTS = 1_500;
+/** What predictions are compared with labels of. */
+const QUANTITIES = [
+  ["energies", "energy (eV/atom)"],
+  ["forces", "force component (eV/Å)"],
+  ["stresses", "stress component (meV/Å³)"],
+] as const;
 
-/** Draws the picture as SVG. */
+/**
+ * Draws the picture as SVG.
+ *
+ * @param sets The points of each data set, by its name.
+ * @param losses Of a training; none where nothing was trained.
+ * @throws {ResultError} where there is nothing to draw.
+ */
 export async function drawPlot(
-  sets: readonly PlotSet[],
-  losses: readonly LossPoint[],
+  sets: Readonly<Record<string, ParityPoints>>,
+  losses: readonly LossPoint[] = [],
 ): Promise<string> {
   // Loaded here, so that who wants no plot does not wait for them.
   const vega = await import("vega");
   const { compile } = await import("vega-lite");
 
+  const parities = QUANTITIES.flatMap(([quantity, title]) => {
+    const points = Object.entries(sets).flatMap(([set, one]) =>
+      one[quantity].points.map((point) => ({ set, ...point }))
+    );
+    return points.length > 0 ? [parity(title, points)] : [];
+  });
+  if (parities.length === 0) {
+    throw new ResultError("there is no label to plot predictions against");
+  }
   const { spec } = compile({
     background: "white",
-    config: { axis: { grid: false }, point: { size: 9, opacity: 0.6 } },
-    hconcat: [
-      parity("energy (eV/atom)", sets.flatMap(energyPoints)),
-      parity("force component (eV/Å)", sets.flatMap(forcePoints)),
-      {
-        title: "loss of a batch",
-        width: 260,
-        height: 260,
-        data: { values: losses.map((point) => ({ ...point })) },
-        mark: { type: "line" as const },
-        encoding: {
-          x: { field: "step", type: "quantitative" as const },
-          y: {
-            field: "loss",
-            type: "quantitative" as const,
-            scale: { type: "log" as const, nice: false },
-            title: null,
-          },
-        },
-      },
-    ],
+    // Descriptions of every point would be most of the file.
+    config: {
+      aria: false,
+      axis: { grid: false },
+      point: { size: 9, opacity: 0.6 },
+    },
+    hconcat: [...parities, ...losses.length > 0 ? [lossCurve(losses)] : []],
   });
   const view = new vega.View(vega.parse(spec), { renderer: "none" });
   try {
@@ -65,33 +63,33 @@ export async function drawPlot(
   }
 }
 
-interface Point {
-  readonly set: string;
-  readonly reference: number;
-  readonly predicted: number;
-}
-
-function energyPoints({ name, structures, predictions }: PlotSet): Point[] {
-  return structures.map((structure, s) => ({
-    set: name,
-    reference: structure.energy / atomCount(structure),
-    predicted: predictions.energies[s]! / atomCount(structure),
-  }));
-}
-
-function forcePoints({ name, structures, predictions }: PlotSet): Point[] {
-  const reference = structures.flatMap(({ forces }) => [...forces]);
-  const every = Math.ceil(reference.length / MAX_POINTS);
-  return reference.flatMap((force, k) =>
-    k % every === 0
-      ? [{ set: name, reference: force, predicted: predictions.forces[k]! }]
-      : []
-  );
+/** The loss over the steps. */
+// deno-lint-ignore explicit-function-return-type -- vega-lite's own type says less.
+function lossCurve(losses: readonly LossPoint[]) {
+  return {
+    title: "loss of a batch",
+    width: 260,
+    height: 260,
+    data: { values: losses.map((point) => ({ ...point })) },
+    mark: { type: "line" as const },
+    encoding: {
+      x: { field: "step", type: "quantitative" as const },
+      y: {
+        field: "loss",
+        type: "quantitative" as const,
+        scale: { type: "log" as const, nice: false },
+        title: null,
+      },
+    },
+  };
 }
 
 /** Predicted against reference: perfect predictions are on the diagonal. */
 // deno-lint-ignore explicit-function-return-type -- vega-lite's own type says less.
-function parity(title: string, points: readonly Point[]) {
+function parity(
+  title: string,
+  points: readonly (ParityPoint & { set: string })[],
+) {
   const all = points.flatMap((p) => [p.reference, p.predicted]);
   const low = all.reduce((a, b) => Math.min(a, b));
   const high = all.reduce((a, b) => Math.max(a, b));

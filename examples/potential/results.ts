@@ -5,29 +5,44 @@
  */
 
 import { AtomlossError } from "../../errors.ts";
-import type { Errors } from "./evaluate.ts";
+import type { Errors } from "./errors.ts";
 
 /** A result cannot be written where it was asked for. */
 export class ResultError extends AtomlossError {}
 
-/** Prints the errors on each data set as a table. */
-export function printErrors(errors: Readonly<Record<string, Errors>>): void {
-  const rows = Object.entries(errors).map(([set, error]) => [
-    set,
-    (1000 * error.energyMAE).toFixed(2),
-    error.forceMAE.toFixed(4),
-    error.forceRMSE.toFixed(4),
-    error.baselineForceMAE.toFixed(4),
-    error.forceCosine.toFixed(4),
-  ]);
+/** Prints the errors on each data set, or part of one, as a table. */
+export function printErrors(
+  all: readonly (readonly [set: string, errors: Errors])[],
+): void {
+  const hasStress = all.some(([, { labels }]) => labels.stress > 0);
   const table = [
     ["", "energy MAE", "force MAE", "force RMSE", "zero MAE", "force cosine"],
     ["", "meV/atom", "eV/Å", "eV/Å", "eV/Å", ""],
-    ...rows,
+    ...all.map(([set, error]) => [
+      set,
+      text(1000 * error.energyMAE, 2),
+      text(error.forceMAE, 4),
+      text(error.forceRMSE, 4),
+      text(error.baselineForceMAE, 4),
+      text(error.forceCosine, 4),
+    ]),
   ];
-  for (const [set, ...cells] of table) {
-    console.log(set!.padEnd(6), ...cells.map((cell) => cell.padStart(12)));
+  if (hasStress) {
+    table[0]!.push("stress MAE");
+    table[1]!.push("meV/Å³");
+    all.forEach(([, error], k) =>
+      table[k + 2]!.push(text(1000 * error.stressMAE, 3))
+    );
   }
+  const width = Math.max(6, ...all.map(([set]) => set.length));
+  for (const [set, ...cells] of table) {
+    console.log(set!.padEnd(width), ...cells.map((cell) => cell.padStart(12)));
+  }
+}
+
+/** A number of so many decimals; a dash where there is none. */
+function text(value: number, decimals: number): string {
+  return Number.isNaN(value) ? "–" : value.toFixed(decimals);
 }
 
 /**
