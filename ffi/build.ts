@@ -291,7 +291,7 @@ export async function buildLibrary(
   }
   const recipe = await recipeOf(backend);
   const { texts, sources } = await readLibrary(recipe);
-  texts.set("sources.h", `#define AL_SOURCES "${sources}"\n`);
+  texts.set("defined/sources.h", `#define AL_SOURCES "${sources}"\n`);
   return await buildOnce({
     name: backend,
     recipe,
@@ -335,7 +335,7 @@ export async function buildUserLoss(
   }
   texts.set(recipe.lossSource, await readKernel(recipe.lossSource));
   texts.set(
-    "user_losses.h",
+    "defined/user_losses.h",
     userLossHeader(recipe.allLosses ? losses : losses.slice(-1)),
   );
   const loss = losses.at(-1)!;
@@ -352,10 +352,10 @@ export async function buildUserLoss(
 /** What it takes to check a loss. */
 const CHECK_FILES = [
   "atomloss.h",
-  "defined_losses.h",
+  "defined/defined_losses.h",
   "loss_ops.h",
   "loss_rows.h",
-  "check_losses.cpp",
+  "defined/check_losses.cpp",
 ];
 
 /**
@@ -369,14 +369,14 @@ export async function checkUserLoss(loss: LossSource): Promise<void> {
   const directory = await Deno.makeTempDir({ dir: cache, prefix: "check-" });
   try {
     const texts = await readKernels(CHECK_FILES);
-    texts.set("user_losses.h", userLossHeader([loss]));
+    texts.set("defined/user_losses.h", userLossHeader([loss]));
     await writeFiles(directory, texts);
     const program = compiler();
     const done = await runProgram(program, [
       "-std=c++17",
       "-fsyntax-only",
       "-I.",
-      "check_losses.cpp",
+      "defined/check_losses.cpp",
     ], directory);
     if (done === undefined) {
       throw new BuildError(

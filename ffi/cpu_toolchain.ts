@@ -25,7 +25,7 @@ const SOURCES = [
 
 const HEADERS = [
   ...SHARED_HEADERS,
-  "half.h",
+  "shared/half.h",
   "cpu/free_memory.h",
   "cpu/loss_input.h",
   "cpu/loss_kernels.h",

@@ -31,7 +31,7 @@ const ERROR_CLASSES: readonly (new (message: string) => AtomlossError)[] = [
   InternalError,
 ];
 
-/** What the library of a loss that a user defines has: see kernels/register_losses.h. */
+/** What the library of a loss that a user defines has: see kernels/defined/register_losses.h. */
 const REGISTER = {
   al_register_losses: { parameters: [], result: "i32" },
 } as const satisfies Deno.ForeignLibraryInterface;

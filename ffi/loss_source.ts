@@ -1,6 +1,6 @@
 /**
  * Losses written as one line of C++ each, as structs of kernels/loss_ops.h: the
- * text of kernels/defined_losses.h and of user_losses.h, and what the compiler
+ * text of kernels/defined/defined_losses.h and of user_losses.h, and what the compiler
  * says of it in the lines of the one who wrote it.
  */
 
@@ -177,10 +177,10 @@ function lossHeader(
   return `${lines.join("\n")}\n`;
 }
 
-/** The text of kernels/defined_losses.h: the losses that come with the package. */
+/** The text of kernels/defined/defined_losses.h: the losses that come with the package. */
 export function definedLossHeader(losses: readonly LossSource[]): string {
   const lists = { AL_DEFINED_LOSSES: losses };
-  return lossHeader("defined_losses.h", losses, lists, true);
+  return lossHeader("defined/defined_losses.h", losses, lists, true);
 }
 
 /** The text of user_losses.h: all that were defined, the last of which is new. */
@@ -189,7 +189,7 @@ export function userLossHeader(losses: readonly LossSource[]): string {
     AL_USER_LOSSES: losses,
     AL_NEW_LOSSES: losses.slice(-1),
   };
-  return lossHeader("user_losses.h", losses, lists, false);
+  return lossHeader("defined/user_losses.h", losses, lists, false);
 }
 
 /**

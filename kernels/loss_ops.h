@@ -156,8 +156,8 @@ using std::tanh;
 }  // namespace atomloss
 
 // Losses from one line each: those of this package, and those of its user.
-#include "defined_losses.h"
-#include "user_losses.h"
+#include "defined/defined_losses.h"
+#include "defined/user_losses.h"
 
 /** The losses of this library, in the order of their numbers. */
 #define AL_BUILTIN_LOSSES(X) \

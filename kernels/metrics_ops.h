@@ -14,8 +14,8 @@
 #include <cfloat>
 #include <cmath>
 
-#include "status.h"
-#include "structures.h"
+#include "shared/status.h"
+#include "shared/structures.h"
 
 namespace atomloss {
 

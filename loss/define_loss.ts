@@ -282,7 +282,7 @@ function expressionsOf(
   };
 }
 
-/** The losses of kernels/defined_losses.h: through the same door, compiled beforehand. */
+/** The losses of kernels/defined/defined_losses.h: through the same door, compiled beforehand. */
 const shipped: readonly LossSource[] = Object.entries({
   huber,
   smooth_l1: smoothL1,
@@ -293,12 +293,12 @@ const shipped: readonly LossSource[] = Object.entries({
   return source;
 });
 
-/** The text of kernels/defined_losses.h. `deno run -A loss/define_loss.ts` writes it. */
+/** The text of kernels/defined/defined_losses.h. `deno run -A loss/define_loss.ts` writes it. */
 export function shippedHeader(): string {
   return definedLossHeader(shipped);
 }
 
 if (import.meta.main) {
-  const file = new URL("../kernels/defined_losses.h", import.meta.url);
+  const file = new URL("../kernels/defined/defined_losses.h", import.meta.url);
   await Deno.writeTextFile(file, shippedHeader());
 }

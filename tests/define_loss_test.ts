@@ -215,8 +215,8 @@ testOnDevices("checkGradient() finds a wrong gradient", async (device) => {
   assertStringIncludes(error.message, `the gradient of ${name}`);
 });
 
-Deno.test("kernels/defined_losses.h is what the shipped definitions make", async () => {
-  const file = new URL("../kernels/defined_losses.h", import.meta.url);
+Deno.test("kernels/defined/defined_losses.h is what the shipped definitions make", async () => {
+  const file = new URL("../kernels/defined/defined_losses.h", import.meta.url);
   assertEquals(await Deno.readTextFile(file), shippedHeader());
   assert(smoothL1.value.includes("beta"));
 });

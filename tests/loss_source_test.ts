@@ -34,7 +34,7 @@ Deno.test("errorsIn() marks the column that g++ names, and knows what is not in 
     `${error}\n      std::beta(p, t)\n           ^`,
   );
   assertEquals(
-    errorsIn(LOSS, "user_losses.h:40:1: error: expected ')'"),
+    errorsIn(LOSS, "defined/user_losses.h:40:1: error: expected ')'"),
     undefined,
   );
 });

@@ -29,13 +29,13 @@
 #include <utility>
 #include <vector>
 
-#include "call.h"
-#include "dispatch.h"
-#include "divisors.h"
-#include "half.h"
 #include "mesh.h"
-#include "roll_call.h"
-#include "status.h"
+#include "shared/call.h"
+#include "shared/dispatch.h"
+#include "shared/divisors.h"
+#include "shared/half.h"
+#include "shared/roll_call.h"
+#include "shared/status.h"
 
 using namespace atomloss;
 

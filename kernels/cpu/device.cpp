@@ -5,11 +5,11 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "block_cache.h"
-#include "dlpack.h"
 #include "free_memory.h"
 #include "parallel.h"
-#include "status.h"
+#include "shared/block_cache.h"
+#include "shared/dlpack.h"
+#include "shared/status.h"
 #include "stream.h"
 
 /* Debian's OpenBLAS and Gloo have no header that is free of other needs. */

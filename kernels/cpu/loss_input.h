@@ -3,12 +3,12 @@
 #ifndef ATOMLOSS_CPU_LOSS_INPUT_H
 #define ATOMLOSS_CPU_LOSS_INPUT_H
 
-#include "dispatch.h"
-#include "entries.h"
-#include "half.h"
 #include "loss_ops.h"
-#include "status.h"
-#include "structures.h"
+#include "shared/dispatch.h"
+#include "shared/entries.h"
+#include "shared/half.h"
+#include "shared/status.h"
+#include "shared/structures.h"
 
 namespace atomloss {
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "cpu/loss_kernels.h"
-#include "loss_table.h"
+#include "shared/loss_table.h"
 
 using namespace atomloss;
 

@@ -1,7 +1,7 @@
 /** The losses of this library for bfloat16: compiled beside the other dtypes.
  */
 #include "cpu/loss_kernels.h"
-#include "loss_table.h"
+#include "shared/loss_table.h"
 
 const atomloss::LossKernels* const* atomloss::builtin_bfloat16() {
 #define AL_KERNELS(Loss) &loss_kernels<Loss, bfloat16>,

@@ -1,6 +1,6 @@
 /** The losses of this library for float32: compiled beside the other dtypes. */
 #include "cpu/loss_kernels.h"
-#include "loss_table.h"
+#include "shared/loss_table.h"
 
 const atomloss::LossKernels* const* atomloss::builtin_float32() {
 #define AL_KERNELS(Loss) &loss_kernels<Loss, float>,

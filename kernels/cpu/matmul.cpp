@@ -8,10 +8,10 @@
 #include <type_traits>
 #include <vector>
 
-#include "dispatch.h"
-#include "half.h"
-#include "matmul_sides.h"
-#include "status.h"
+#include "shared/dispatch.h"
+#include "shared/half.h"
+#include "shared/matmul_sides.h"
+#include "shared/status.h"
 
 namespace {
 

@@ -9,7 +9,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "link_address.h"
+#include "shared/link_address.h"
 #include "watched_transport.h"
 
 namespace atomloss {

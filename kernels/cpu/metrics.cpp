@@ -9,11 +9,11 @@
 #include <vector>
 
 #include "cpu/structure_offsets.h"
-#include "dispatch.h"
-#include "half.h"
 #include "metrics_ops.h"
 #include "parallel.h"
-#include "status.h"
+#include "shared/dispatch.h"
+#include "shared/half.h"
+#include "shared/status.h"
 
 namespace atomloss {
 namespace {

@@ -2,11 +2,11 @@
 #include <algorithm>
 #include <vector>
 
-#include "dispatch.h"
-#include "half.h"
 #include "optimizer_ops.h"
 #include "parallel.h"
-#include "status.h"
+#include "shared/dispatch.h"
+#include "shared/half.h"
+#include "shared/status.h"
 
 namespace atomloss {
 namespace {

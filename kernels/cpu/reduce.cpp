@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "cpu/loss_kernels.h"
-#include "loss_table.h"
+#include "shared/loss_table.h"
 
 namespace atomloss {
 namespace {

@@ -23,7 +23,7 @@
 #include "cpu/loss_input.h"
 #include "cpu/parallel.h"
 #include "cpu/stream.h"
-#include "one_entry.h"
+#include "shared/one_entry.h"
 
 namespace atomloss {
 

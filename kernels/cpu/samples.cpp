@@ -3,7 +3,7 @@
  * reduced: how many samples they have, or what their entries weigh together.
  */
 #include "cpu/loss_kernels.h"
-#include "loss_table.h"
+#include "shared/loss_table.h"
 
 using namespace atomloss;
 

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "structures.h"
+#include "shared/structures.h"
 
 namespace atomloss {
 

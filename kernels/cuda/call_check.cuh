@@ -2,8 +2,8 @@
 #ifndef ATOMLOSS_CUDA_CALL_CHECK_CUH
 #define ATOMLOSS_CUDA_CALL_CHECK_CUH
 
-#include "call.h"
 #include "cuda/owners.cuh"
+#include "shared/call.h"
 
 namespace atomloss {
 

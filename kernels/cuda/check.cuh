@@ -12,7 +12,7 @@
 
 #include <utility>
 
-#include "status.h"
+#include "shared/status.h"
 
 namespace atomloss {
 

@@ -13,8 +13,8 @@
 #include "cuda/group.cuh"
 #include "cuda/ordered_keys.cuh"
 #include "cuda/scoped_block.cuh"
-#include "dispatch.h"
-#include "divisors.h"
+#include "shared/dispatch.h"
+#include "shared/divisors.h"
 
 using namespace atomloss;
 

@@ -9,7 +9,7 @@
 
 #include "closing.h"
 #include "device.cuh"
-#include "dlpack.h"
+#include "shared/dlpack.h"
 
 using atomloss::BlockCache;
 using atomloss::CurrentDevice;

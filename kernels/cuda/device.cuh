@@ -10,7 +10,6 @@
 #include <mutex>
 #include <string>
 
-#include "block_cache.h"
 #include "check.cuh"
 #include "current_device.cuh"
 #include "downloads.cuh"
@@ -18,6 +17,7 @@
 #include "owners.cuh"
 #include "scoped_block.cuh"
 #include "scratch.cuh"
+#include "shared/block_cache.h"
 #include "uploads.cuh"
 
 namespace atomloss {

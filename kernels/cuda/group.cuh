@@ -30,12 +30,12 @@
 #include <thread>
 #include <vector>
 
-#include "call.h"
 #include "cuda/call_check.cuh"
 #include "cuda/count_slots.cuh"
 #include "cuda/device.cuh"
 #include "cuda/owners.cuh"
-#include "roll_call.h"
+#include "shared/call.h"
+#include "shared/roll_call.h"
 
 namespace atomloss {
 

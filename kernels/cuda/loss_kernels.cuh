@@ -10,7 +10,7 @@
 #include "cuda/reduce_kernels.cuh"
 #include "cuda/samples_kernels.cuh"
 #include "cuda/unreduced_kernels.cuh"
-#include "loss_table.h"
+#include "shared/loss_table.h"
 #ifdef __CUDACC__
 #include "cuda/device.cuh"
 

@@ -8,8 +8,8 @@
 #include <cstring>
 
 #include "device.cuh"
-#include "dispatch.h"
-#include "matmul_sides.h"
+#include "shared/dispatch.h"
+#include "shared/matmul_sides.h"
 
 namespace {
 

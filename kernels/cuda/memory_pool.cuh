@@ -9,8 +9,8 @@
 #include <mutex>
 #include <vector>
 
-#include "block_cache.h"
 #include "owners.cuh"
+#include "shared/block_cache.h"
 
 namespace atomloss {
 

@@ -13,8 +13,8 @@
 
 #include <cub/block/block_reduce.cuh>
 
-#include "dispatch.h"
 #include "metrics_ops.h"
+#include "shared/dispatch.h"
 #include "structure_offsets.cuh"
 
 namespace atomloss {

@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "device.cuh"
-#include "dispatch.h"
 #include "optimizer_ops.h"
 #include "packed.cuh"
 #include "scoped_block.cuh"
+#include "shared/dispatch.h"
 
 namespace atomloss {
 namespace {

@@ -1,7 +1,7 @@
 /**
  * Any tasks in one launch, their losses and dtypes told apart where they run.
  * To be included where AL_REDUCE_LOSSES(X) lists the losses, in the order of
- * their numbers: the table of kernels/loss_table.h may have more.
+ * their numbers: the table of kernels/shared/loss_table.h may have more.
  */
 #ifndef ATOMLOSS_CUDA_REDUCE_TASKS_CUH
 #define ATOMLOSS_CUDA_REDUCE_TASKS_CUH

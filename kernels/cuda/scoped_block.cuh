@@ -5,7 +5,7 @@
 
 #include <utility>
 
-#include "status.h"
+#include "shared/status.h"
 
 namespace atomloss {
 

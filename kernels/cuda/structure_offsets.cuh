@@ -4,7 +4,7 @@
 
 #include <cub/block/block_scan.cuh>
 
-#include "structures.h"
+#include "shared/structures.h"
 
 namespace atomloss {
 namespace {

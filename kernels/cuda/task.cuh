@@ -10,9 +10,9 @@
 #include <cfloat>
 #include <cub/block/block_reduce.cuh>
 
-#include "dispatch.h"
-#include "one_entry.h"
 #include "scratch.cuh"
+#include "shared/dispatch.h"
+#include "shared/one_entry.h"
 
 namespace atomloss {
 

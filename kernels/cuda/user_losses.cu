@@ -5,7 +5,7 @@
 #define AL_REDUCE_LOSSES(X) AL_BUILTIN_LOSSES(X) AL_USER_LOSSES(X)
 #include "cuda/reduce_tasks.cuh"
 // Behind it.
-#include "register_losses.h"
+#include "defined/register_losses.h"
 
 extern "C" al_status al_register_losses() {
   return al_guard([] {

@@ -11,7 +11,7 @@
 #include <memory>
 
 #include "check.h"
-#include "half.h"
+#include "shared/half.h"
 
 namespace native {
 

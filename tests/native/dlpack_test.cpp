@@ -1,5 +1,5 @@
 /** Memory lent by DLPack: its deleters come late and from anywhere. */
-#include "dlpack.h"
+#include "shared/dlpack.h"
 
 #include <cstring>
 #include <thread>

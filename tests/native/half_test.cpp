@@ -1,5 +1,5 @@
 /** The conversions of float16 and bfloat16, against arithmetic on doubles. */
-#include "half.h"
+#include "shared/half.h"
 
 #include <cmath>
 #include <vector>

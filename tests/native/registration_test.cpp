@@ -26,7 +26,7 @@ struct Quartic : ElementLoss {
 
 #undef AL_NEW_LOSSES
 #define AL_NEW_LOSSES(X) X(Quartic)
-#include "register_losses.h"
+#include "defined/register_losses.h"
 
 namespace native {
 

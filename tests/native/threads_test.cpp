@@ -6,9 +6,9 @@
 
 #include "cpu/loss_kernels.h"
 #include "library_test.h"
-#include "loss_table.h"
 #include "on_device.h"
 #include "random_task.h"
+#include "shared/loss_table.h"
 
 namespace native {
 namespace {

@@ -6,7 +6,7 @@
 #ifndef ATOMLOSS_ONE_ENTRY_H
 #define ATOMLOSS_ONE_ENTRY_H
 
-#include "entries.h"
+#include "shared/entries.h"
 
 #ifdef __CUDACC__
 #define AL_UNROLL _Pragma("unroll")

@@ -4,11 +4,11 @@
  * call the deleter on any thread, and after the device is closed. For both
  * libraries.
  */
-#include "dlpack.h"
+#include "shared/dlpack.h"
 
 #include <vector>
 
-#include "status.h"
+#include "shared/status.h"
 
 namespace atomloss {
 namespace {

@@ -7,7 +7,7 @@
 #define ATOMLOSS_LOSS_TABLE_H
 
 #include "loss_ops.h"
-#include "status.h"
+#include "shared/status.h"
 
 namespace atomloss {
 

@@ -11,7 +11,7 @@
 #include <memory>
 
 #include "atomloss.h"
-#include "block_cache.h"
+#include "shared/block_cache.h"
 
 namespace atomloss {
 

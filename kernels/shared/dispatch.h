@@ -2,11 +2,11 @@
 #ifndef ATOMLOSS_DISPATCH_H
 #define ATOMLOSS_DISPATCH_H
 
-#include "status.h"
+#include "shared/status.h"
 #ifdef __CUDACC__
 #include "cuda/half.cuh"
 #else
-#include "half.h"
+#include "shared/half.h"
 #endif
 
 namespace atomloss {

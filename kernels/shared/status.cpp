@@ -1,4 +1,4 @@
-#include "status.h"
+#include "shared/status.h"
 
 #include <cstdarg>
 #include <cstdio>

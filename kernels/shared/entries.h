@@ -6,9 +6,9 @@
 #ifndef ATOMLOSS_ENTRIES_H
 #define ATOMLOSS_ENTRIES_H
 
-#include "dispatch.h"
 #include "loss_ops.h"
-#include "structures.h"
+#include "shared/dispatch.h"
+#include "shared/structures.h"
 
 namespace atomloss {
 

@@ -1,4 +1,4 @@
-#include "roll_call.h"
+#include "shared/roll_call.h"
 
 #include <netdb.h>
 #include <netinet/in.h>
@@ -11,7 +11,7 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "link_address.h"
+#include "shared/link_address.h"
 
 namespace atomloss {
 

@@ -3,7 +3,7 @@
  * al_register_losses(), which their own library has. To be included behind the
  * loss_kernels of the device.
  */
-#include "loss_table.h"
+#include "shared/loss_table.h"
 
 namespace atomloss {
 

@@ -14,7 +14,7 @@ struct Defined_huber : ElementLoss {
     return static_cast<T>(
 #line 1 "huber.value"
 abs(d) < delta ? T(0.5) * d * d : delta * (abs(d) - T(0.5) * delta)
-#line 18 "defined_losses.h"
+#line 18 "defined/defined_losses.h"
     );
   }
   template <class T>
@@ -25,7 +25,7 @@ abs(d) < delta ? T(0.5) * d * d : delta * (abs(d) - T(0.5) * delta)
     return static_cast<T>(
 #line 1 "huber.grad"
 max(min(d, delta), -delta)
-#line 29 "defined_losses.h"
+#line 29 "defined/defined_losses.h"
     );
   }
 };
@@ -42,7 +42,7 @@ struct Defined_smooth_l1 : ElementLoss {
     return static_cast<T>(
 #line 1 "smooth_l1.value"
 abs(d) < beta ? T(0.5) * d * d / beta : abs(d) - T(0.5) * beta
-#line 46 "defined_losses.h"
+#line 46 "defined/defined_losses.h"
     );
   }
   template <class T>
@@ -53,7 +53,7 @@ abs(d) < beta ? T(0.5) * d * d / beta : abs(d) - T(0.5) * beta
     return static_cast<T>(
 #line 1 "smooth_l1.grad"
 d == T(0) ? T(0) : max(min(d / beta, T(1)), T(-1))
-#line 57 "defined_losses.h"
+#line 57 "defined/defined_losses.h"
     );
   }
 };
@@ -69,7 +69,7 @@ struct Defined_log_cosh : ElementLoss {
     return static_cast<T>(
 #line 1 "log_cosh.value"
 abs(d) < T(1) ? log1p(T(2) * sinh(d / T(2)) * sinh(d / T(2))) : abs(d) + log1p(exp(T(-2) * abs(d))) - T(0.6931471805599453)
-#line 73 "defined_losses.h"
+#line 73 "defined/defined_losses.h"
     );
   }
   template <class T>
@@ -79,7 +79,7 @@ abs(d) < T(1) ? log1p(T(2) * sinh(d / T(2)) * sinh(d / T(2))) : abs(d) + log1p(e
     return static_cast<T>(
 #line 1 "log_cosh.grad"
 tanh(d)
-#line 83 "defined_losses.h"
+#line 83 "defined/defined_losses.h"
     );
   }
 };

@@ -1,4 +1,4 @@
-#include "loss_table.h"
+#include "shared/loss_table.h"
 
 #include <cstring>
 #include <deque>

@@ -17,7 +17,7 @@
 #include <thread>
 #include <vector>
 
-#include "call.h"
+#include "shared/call.h"
 
 namespace atomloss {
 

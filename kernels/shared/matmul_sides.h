@@ -2,7 +2,7 @@
 #ifndef ATOMLOSS_MATMUL_SIDES_H
 #define ATOMLOSS_MATMUL_SIDES_H
 
-#include "status.h"
+#include "shared/status.h"
 
 namespace atomloss {
 

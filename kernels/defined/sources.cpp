@@ -1,5 +1,5 @@
 /** Tells which sources this library is made of. Shared by both libraries. */
-#include "sources.h"
+#include "defined/sources.h"
 
 #include <cstdio>
 
