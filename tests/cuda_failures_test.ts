@@ -1,11 +1,13 @@
 /** What a call of CUDA that fails leaves behind: nothing, and right numbers later. */
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import {
+  Adam,
   AtomlossError,
   DDPLoss,
   Device,
   matmul,
   MultiTaskLoss,
+  type Tensor,
 } from "../mod.ts";
 import type { StandIn } from "./cuda_platform/control.ts";
 import { standInTest } from "./devices.ts";
@@ -174,6 +176,73 @@ standInTest(
     }
     for (const value of [3, 4, 5, 6]) {
       assertEquals(await totalOf(value), 40 * value);
+    }
+  },
+);
+
+/** More parameters than a launch takes as arguments. */
+const PARAMETERS = 60;
+
+/** An optimizer and its parameters. */
+class Training implements Disposable {
+  readonly #params: readonly Tensor[];
+  readonly #grads: readonly Tensor[];
+  readonly #adam: Adam;
+
+  constructor(device: Device) {
+    const tensors = (scale: number): Tensor[] =>
+      Array.from(
+        { length: PARAMETERS },
+        (_, i) => device.tensor(new Float32Array(1 + i).fill(scale * (1 + i))),
+      );
+    this.#params = tensors(1);
+    this.#grads = tensors(0.1);
+    this.#adam = new Adam(this.#params, { lr: 0.1 });
+  }
+
+  step(): void {
+    this.#adam.step(this.#grads, { maxNorm: 1 });
+  }
+
+  /** All that a step changes. */
+  async numbers(): Promise<unknown[]> {
+    const changed = [...this.#params, ...this.#adam.state];
+    return await Promise.all(changed.map((tensor) => tensor.toList()));
+  }
+
+  [Symbol.dispose](): void {
+    for (const tensor of [...this.#params, ...this.#grads]) tensor.dispose();
+    this.#adam.dispose();
+  }
+}
+
+standInTest(
+  "an optimizer's step that fails has changed nothing and is not counted",
+  async (device, standIn) => {
+    using right = new Training(device);
+    const before = await right.numbers();
+    const made = await standIn.count(() => right.step());
+    right.step();
+    const after = await right.numbers();
+    for (const [call, times] of Object.entries(made)) {
+      for (let n = 1; n <= times; n++) {
+        using failed = new Training(device);
+        await device.releaseMemory(); // so that memory is asked for
+        {
+          const failure = `${call}:${n}:2`;
+          using _ = standIn.failing(`${failure},${failure}`); // memory is asked for twice
+          assertThrows(
+            () => failed.step(),
+            AtomlossError,
+            "",
+            `${call}, number ${n}`,
+          );
+        }
+        assertEquals(await failed.numbers(), before, `${call}, number ${n}`);
+        failed.step();
+        failed.step();
+        assertEquals(await failed.numbers(), after, `${call}, number ${n}`);
+      }
     }
   },
 );
