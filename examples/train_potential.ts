@@ -31,17 +31,14 @@ import { SYMBOLS } from "./extxyz/elements.ts";
 import { makeBasis } from "./potential/basis.ts";
 import type { ErrorReport } from "./potential/errors.ts";
 import { evaluate, predict } from "./potential/evaluate.ts";
-import {
-  findFreeAtoms,
-  type FreeAtoms,
-  isFreeAtom,
-} from "./potential/free_atoms.ts";
+import { findFreeAtoms, type FreeAtoms } from "./potential/free_atoms.ts";
 import {
   HELP,
   OptionError,
   type Options,
   parseOptions,
 } from "./potential/options.ts";
+import { countLabels, withoutHalfLabels } from "./potential/labels.ts";
 import { Interrupted, Interruption } from "./potential/interruption.ts";
 import { drawPlot, type LossPoint } from "./potential/plot.ts";
 import { ParityPoints } from "./potential/parity.ts";
@@ -123,6 +120,8 @@ async function main(options: Options): Promise<void> {
         `parameters, ${options.dtype}; ${group.worldSize} × ${device.name} ` +
         `(${group.backend})`,
     );
+    printLabels("train", trainSet);
+    printLabels("test", testSet);
     printFreeAtoms(freeAtoms);
     const free = basis.size - elements.filter(freeAtoms.isKnown).length;
     if (whitening.size < free) {
@@ -233,10 +232,16 @@ async function fit(
   const { parameters, adam, losses } = training;
   const { device, shape, dtype } = parameters;
   using gradient = device.zeros(shape, dtype);
-  // Both losses in one launch, their sample counts in one collective.
+  // All losses in one launch, their sample counts in one collective. What has
+  // no label is NaN, and does not count.
   const loss = new MultiTaskLoss({
-    energy: { loss: options.energyLoss, coefficient: options.energyWeight },
-    forces: { loss: options.forceLoss },
+    energy: {
+      loss: options.energyLoss,
+      coefficient: options.energyWeight,
+      ignoreNaN: true,
+    },
+    forces: { loss: options.forceLoss, ignoreNaN: true },
+    stress: { loss: "mae", coefficient: options.stressWeight },
   }, { group });
   // Of the l2norm every atom is a sample, of the others every component.
   const forceSamples = options.forceLoss === "l2norm" ? 1 : 3;
@@ -258,12 +263,13 @@ async function fit(
       const batch = batches[order.pop()!]!;
       if (step <= done) continue;
 
-      // The means are over the atoms and structures of all replicas and
-      // micro-batches, and not over their means. How many these are is known
-      // now: while the model runs, the replicas add up their counts.
+      // The means are over the labels of all replicas and micro-batches, and
+      // not over their means. How many these are is known now: while the model
+      // runs, the replicas add up their counts.
       using normalizer = loss.normalizer({
-        energy: batch.structures,
-        forces: forceSamples * batch.atoms,
+        energy: batch.labels.energies,
+        forces: forceSamples * batch.labels.forces,
+        stress: 6 * batch.labels.stresses,
       });
       const isRead = step % readEvery === 0 || step === options.steps;
       let total = 0;
@@ -273,23 +279,32 @@ async function fit(
         using energies = matmul(micro.energyDesign, parameters);
         using components = matmul(micro.forceDesign, parameters);
         using forces = components.reshape([micro.atoms, 3]);
+        using strained = matmul(micro.stressDesign, parameters);
+        using stresses = strained.reshape(micro.stresses.shape);
 
         // The losses and their gradients.
         const { natoms } = micro;
         using result = loss.valueAndGrad({
           energy: { input: energies, target: micro.energies, natoms },
           forces: { input: forces, target: micro.forces },
+          stress: { input: stresses, target: micro.stresses },
         }, { normalizer });
 
         // Backward: the same matrices, transposed.
-        const { energy, forces: force } = result.grads;
-        using forceGrad = force!.reshape([3 * micro.atoms, 1]);
+        const { energy, forces: force, stress } = result.grads;
+        using forceGrad = force!.reshape(components.shape);
+        using stressGrad = stress!.reshape(strained.shape);
         matmul(micro.energyDesign, energy!, {
           transposeA: true,
           out: gradient,
           accumulate: i > 0,
         });
         matmul(micro.forceDesign, forceGrad, {
+          transposeA: true,
+          out: gradient,
+          accumulate: true,
+        });
+        matmul(micro.stressDesign, stressGrad, {
           transposeA: true,
           out: gradient,
           accumulate: true,
@@ -388,10 +403,10 @@ async function loadData(
 ): Promise<{ trainSet: Structure[]; testSet: Structure[] }> {
   const trainSet = train === undefined
     ? siliconStructures(SILICON_TRAIN, seed)
-    : await readLabelled(train);
+    : await readStructures(train);
   const testSet = test === undefined
     ? siliconStructures(SILICON_TEST, seed + 1)
-    : await readLabelled(test);
+    : await readStructures(test);
   const known = elementsOf(trainSet);
   for (const { source, numbers } of testSet) {
     const other = numbers.find((z) => !known.includes(z));
@@ -405,26 +420,23 @@ async function loadData(
   return { trainSet, testSet };
 }
 
-/** The structures of a file, which must all have an energy and forces. */
-async function readLabelled(path: string): Promise<Structure[]> {
+/** The structures of a file, with the labels that count. */
+async function readStructures(path: string): Promise<Structure[]> {
   const file = await ExtxyzFile.open(path);
   const structures: Structure[] = [];
   for await (const structure of file.structures()) {
-    const { source, energy, forces } = structure;
-    // No force acts on an atom alone, whether it is said or not.
-    const isLabelled = isFreeAtom(structure) || !forces.some(Number.isNaN);
-    if (Number.isNaN(energy) || !isLabelled) {
-      throw new DataSetError(
-        `${source}: no ${isLabelled ? "energy" : "force on some atom"}`,
-      );
-    }
-    structures.push(
-      isFreeAtom(structure)
-        ? { ...structure, forces: new Float64Array(3) }
-        : structure,
-    );
+    structures.push(withoutHalfLabels(structure));
   }
   return structures;
+}
+
+/** Prints how many labels a data set has. */
+function printLabels(name: string, structures: readonly Structure[]): void {
+  const { energies, forces, stresses } = countLabels(structures);
+  console.log(
+    `${name}: ${energies} energies, forces on ${forces} atoms, ` +
+      `${stresses} stresses`,
+  );
 }
 
 /** Prints the energies of free atoms, and where they are from. */

@@ -285,7 +285,7 @@ Deno.test("decisiveSettings() notices every number of the data that is another",
     });
     seen.add(JSON.stringify(settings));
   };
-  const { positions, forces, lattice, energy } = trainSet[0]!;
+  const { positions, forces, lattice, energy, stress, weights } = trainSet[0]!;
   const nudged = (x: Float64Array): Float64Array =>
     x.with(x.length - 1, x.at(-1)! + 1e-12);
   await of({});
@@ -296,7 +296,9 @@ Deno.test("decisiveSettings() notices every number of the data that is another",
   await of({ lattice: nudged(lattice) });
   await of({ energy: energy + 1e-10 });
   await of({ periodic: [true, true, false] });
-  assertEquals(seen.size, 6);
+  await of({ stress: nudged(stress) });
+  await of({ weights: { ...weights, stress: 2 } });
+  assertEquals(seen.size, 8);
 });
 
 // --- Whole trainings. ----------------------------------------------------------

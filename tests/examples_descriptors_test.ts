@@ -24,7 +24,8 @@ const BASIS = makeBasis([14], 5);
 const WIDTH = BASIS.size;
 
 function designRows(structure: Structure, basis = BASIS): DesignRows {
-  return new Descriptors(basis).designRows(structure);
+  const hasStress = structure.periodic.every(Boolean);
+  return new Descriptors(basis).designRows(structure, hasStress);
 }
 
 /** Structures in triclinic cells that are smaller than the cutoff, or larger. */
@@ -80,6 +81,43 @@ function assertForcesMatch(
     const expected = numericalForce(structure, k, energyOf);
     assertAlmostEquals(forces[k]!, expected, 1e-6 * largest);
   }
+}
+
+/** (1/V)·∂E/∂ε by strains ½(ε_ij + ε_ji): central differences, Richardson extrapolated. */
+function assertStressMatches(
+  structure: Structure,
+  stress: Float64Array,
+  energyOf: (structure: Structure) => number,
+): void {
+  const [a, b, c] = [0, 3, 6].map((k) => structure.lattice.slice(k, k + 3));
+  const volume = Math.abs(
+    a![0]! * (b![1]! * c![2]! - b![2]! * c![1]!) -
+      a![1]! * (b![0]! * c![2]! - b![2]! * c![0]!) +
+      a![2]! * (b![0]! * c![1]! - b![1]! * c![0]!),
+  );
+  const size = Math.max(...stress.map(Math.abs));
+  const voigt = [[0, 0], [1, 1], [2, 2], [1, 2], [0, 2], [0, 1]] as const;
+  voigt.forEach(([i, j], component) => {
+    const slope = (h: number): number => {
+      const [low, high] = [-h, h].map((strain) => {
+        const strained = (x: Float64Array): Float64Array =>
+          x.map((value, k) => {
+            const [first, axis] = [k - k % 3, k % 3];
+            return value +
+              (axis === i ? strain / 2 * x[first + j]! : 0) +
+              (axis === j ? strain / 2 * x[first + i]! : 0);
+          });
+        return energyOf({
+          ...structure,
+          lattice: strained(structure.lattice),
+          positions: strained(structure.positions),
+        });
+      });
+      return (high! - low!) / (2 * h);
+    };
+    const expected = (4 * slope(5e-4) - slope(1e-3)) / 3 / volume;
+    assertAlmostEquals(stress[component]!, expected, 1e-6 * size);
+  });
 }
 
 /** A rotation by some angles about all axes. */
@@ -202,36 +240,7 @@ Deno.test("predict() gives forces and stresses that are the derivatives of the e
       assert(stress.every(Number.isNaN));
       continue;
     }
-    const [a, b, c] = [0, 3, 6].map((k) => structure.lattice.slice(k, k + 3));
-    const volume = Math.abs(
-      a![0]! * (b![1]! * c![2]! - b![2]! * c![1]!) -
-        a![1]! * (b![0]! * c![2]! - b![2]! * c![0]!) +
-        a![2]! * (b![0]! * c![1]! - b![1]! * c![0]!),
-    );
-    const size = Math.max(...stress.map(Math.abs));
-    const voigt = [[0, 0], [1, 1], [2, 2], [1, 2], [0, 2], [0, 1]] as const;
-    voigt.forEach(([i, j], component) => {
-      // Strain ½(ε_ij + ε_ji), central differences, Richardson extrapolated.
-      const slope = (h: number): number => {
-        const [low, high] = [-h, h].map((strain) => {
-          const strained = (x: Float64Array): Float64Array =>
-            x.map((value, k) => {
-              const [first, axis] = [k - k % 3, k % 3];
-              return value +
-                (axis === i ? strain / 2 * x[first + j]! : 0) +
-                (axis === j ? strain / 2 * x[first + i]! : 0);
-            });
-          return energyOf({
-            ...structure,
-            lattice: strained(structure.lattice),
-            positions: strained(structure.positions),
-          });
-        });
-        return (high! - low!) / (2 * h);
-      };
-      const expected = (4 * slope(5e-4) - slope(1e-3)) / 3 / volume;
-      assertAlmostEquals(stress[component]!, expected, 1e-6 * size);
-    });
+    assertStressMatches(structure, stress, energyOf);
   }
 });
 
@@ -252,7 +261,7 @@ Deno.test("designRows() says what predict() says, for any elements and periodici
         ),
     );
   for (const structure of ALLOYS) {
-    const rows = descriptors.designRows(structure);
+    const rows = designRows(structure, ALLOY);
     const expected = descriptors.predict(structure, parameters);
     assertClose(times(rows.energy), Float64Array.of(expected.energy));
     assertClose(times(rows.forces), expected.forces);
@@ -360,7 +369,7 @@ Deno.test("applyWhitening() makes functions independent of each other and of sca
       }
     }
   };
-  const components = 3 * atomCount(...structures);
+  const components = structures.length + 3 * atomCount(...structures);
   rows.forEach((row, s) => {
     const { energy, forces } = applyWhitening(row, whitening, BASIS);
     const { numbers, forces: targets } = structures[s]!;
@@ -449,13 +458,11 @@ Deno.test("stillingerWeber() gives the published energy of diamond silicon", () 
   assert(diamond(0.999) > diamond(1));
 });
 
-Deno.test("stillingerWeber() gives forces that are the derivatives of the energy", () => {
+Deno.test("stillingerWeber() gives forces and stresses that are the derivatives of the energy", () => {
+  const energyOf = (moved: Structure): number => stillingerWeber(moved).energy;
   for (const structure of STRUCTURES) {
-    assertForcesMatch(
-      structure,
-      structure.forces,
-      (moved) => stillingerWeber(moved).energy,
-    );
+    assertForcesMatch(structure, structure.forces, energyOf);
+    assertStressMatches(structure, structure.stress, energyOf);
   }
 });
 

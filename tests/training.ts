@@ -1,5 +1,7 @@
 /** Runs examples/train_potential.ts, and reads what it leaves. */
 import { assertEquals } from "@std/assert";
+import { SYMBOLS } from "../examples/extxyz/elements.ts";
+import type { Structure } from "../examples/potential/structure.ts";
 import { ROOT } from "./launch_replicas.ts";
 
 export const TRAINING_SCRIPT = "examples/train_potential.ts";
@@ -65,8 +67,40 @@ export interface TrainingReport {
   readonly energyMAE: number;
   readonly forceMAE: number;
   readonly forceRMSE: number;
+  readonly forceCosine: number;
   readonly baselineForceMAE: number;
+  readonly stressMAE: number;
+  readonly stressRMSE: number;
   readonly finalLoss: number;
   readonly secondsPerStep: number;
   readonly parameters: number[];
+}
+
+/** A structure as extended XYZ: without the labels that it does not have. */
+export function toExtxyz(structure: Structure, comment = ""): string {
+  const { numbers, lattice, periodic, positions, forces } = structure;
+  const energy = Number.isNaN(structure.energy)
+    ? ""
+    : ` energy=${structure.energy}`;
+  const stress = structure.stress.some(Number.isNaN)
+    ? ""
+    : ` stress="${structure.stress.join(" ")}"`;
+  const type = structure.configType === undefined
+    ? ""
+    : ` config_type=${structure.configType}`;
+  const head = `Lattice="${lattice.join(" ")}" ` +
+    `pbc="${periodic.map((p) => p ? "T" : "F").join(" ")}" ` +
+    `Properties=species:S:1:pos:R:3:forces:R:3`;
+  const rows = Array.from(numbers, (z, i) =>
+    [
+      SYMBOLS[z],
+      ...positions.subarray(3 * i, 3 * i + 3),
+      ...forces.subarray(3 * i, 3 * i + 3),
+    ].join(" "));
+  return [
+    numbers.length,
+    `${head}${energy}${stress}${type} ${comment}`,
+    ...rows,
+    "",
+  ].join("\n");
 }

@@ -16,6 +16,7 @@ import { Descriptors, type DesignRows } from "./descriptors.ts";
 import { energyOfAtoms } from "./free_atoms.ts";
 import { gather } from "./gather.ts";
 import type { Options } from "./options.ts";
+import { countLabels, hasStress, type LabelCounts } from "./labels.ts";
 import { Progress } from "./progress.ts";
 import type { Random } from "./random.ts";
 import { atomCount, type Structure } from "./structure.ts";
@@ -28,10 +29,8 @@ export interface Share {
   /** Which of them are this replica's. */
   readonly members: readonly number[];
   /** Design rows of the members. */
-  readonly rows: readonly Rows[];
+  readonly rows: readonly DesignRows[];
 }
-
-type Rows = Pick<DesignRows, "energy" | "forces">;
 
 /**
  * Deals a data set to the replicas and computes the descriptors of this
@@ -51,10 +50,10 @@ export async function deal(
   for (let first = 0; first < order.length; first += batchSize) {
     const batch = order.slice(first, first + batchSize);
     const members = batch.filter((_, k) => k % worldSize === rank);
-    const rows: Rows[] = [];
+    const rows: DesignRows[] = [];
     for (const member of members) {
-      const { energy, forces } = descriptors.designRows(structures[member]!);
-      rows.push({ energy, forces });
+      const structure = structures[member]!;
+      rows.push(descriptors.designRows(structure, hasStress(structure)));
       // The others are about as far.
       await progress.update(
         Math.min(first + rows.length * worldSize, order.length),
@@ -102,9 +101,8 @@ export async function allStatistics(
  */
 export class Batch implements Disposable {
   readonly micro: readonly MicroBatch[];
-  /** Structures and atoms of the share. */
-  readonly structures: number;
-  readonly atoms: number;
+  /** Labels of the share. */
+  readonly labels: LabelCounts;
 
   constructor(
     device: Device,
@@ -126,8 +124,7 @@ export class Batch implements Disposable {
       );
     }
     this.micro = micro;
-    this.structures = members.length;
-    this.atoms = atomCount(...members.map((member) => structures[member]!));
+    this.labels = countLabels(members.map((member) => structures[member]!));
   }
 
   /** Frees the device memory. */
@@ -136,21 +133,28 @@ export class Batch implements Disposable {
   }
 }
 
-/** What one pass of the model takes; S structures, N atoms, P parameters. */
+/**
+ * What one pass of the model takes; S structures, N atoms, P parameters. T
+ * structures have a stress.
+ */
 export class MicroBatch implements Disposable {
   /** Which structures of the data set it has. */
   readonly members: readonly number[];
   readonly atoms: number;
   /** `[S]`: atoms of each structure. */
   readonly natoms: Tensor;
-  /** `[S, 1]`: reference energies, without those of the free atoms. */
+  /** `[S, 1]`: reference energies, without those of the free atoms; NaN where there is none. */
   readonly energies: Tensor;
-  /** `[N, 3]`: reference forces. */
+  /** `[N, 3]`: reference forces; NaN where there is none. */
   readonly forces: Tensor;
+  /** `[T, 6]`: reference stresses. */
+  readonly stresses: Tensor;
   /** `[S, P]`: times the parameters, the energies. */
   readonly energyDesign: Tensor;
   /** `[3N, P]`: times the parameters, the forces. */
   readonly forceDesign: Tensor;
+  /** `[6T, P]`: times the parameters, the stresses. */
+  readonly stressDesign: Tensor;
 
   constructor(
     device: Device,
@@ -161,6 +165,7 @@ export class MicroBatch implements Disposable {
     dtype: Options["dtype"],
   ) {
     const own = members.map((member) => structures[member]!);
+    const stressed = own.filter(hasStress);
     const white = rows.map((row) => applyWhitening(row, whitening, basis));
     const count = own.length;
     const atoms = atomCount(...own);
@@ -194,6 +199,10 @@ export class MicroBatch implements Disposable {
       [count, 1],
     );
     this.forces = tensor(own.map(({ forces }) => forces), [atoms, 3]);
+    this.stresses = tensor(
+      stressed.map(({ stress }) => stress),
+      [stressed.length, 6],
+    );
     this.energyDesign = tensor(
       white.map(({ energy }) => energy),
       [count, width],
@@ -202,6 +211,10 @@ export class MicroBatch implements Disposable {
       white.map(({ forces }) => forces),
       [3 * atoms, width],
     );
+    this.stressDesign = tensor(
+      white.map(({ stress }) => stress),
+      [6 * stressed.length, width],
+    );
   }
 
   /** Frees the device memory. */
@@ -209,7 +222,9 @@ export class MicroBatch implements Disposable {
     this.natoms.dispose();
     this.energies.dispose();
     this.forces.dispose();
+    this.stresses.dispose();
     this.energyDesign.dispose();
     this.forceDesign.dispose();
+    this.stressDesign.dispose();
   }
 }

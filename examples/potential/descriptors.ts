@@ -5,10 +5,10 @@
  */
 
 import { SYMBOLS } from "../extxyz/elements.ts";
-import { volumeOf } from "../extxyz/cell.ts";
 import type { Basis } from "./basis.ts";
 import { Bond, FIRST_PRODUCT } from "./bond.ts";
 import { type NeighborList, neighborList } from "./neighbors.ts";
+import { periodicVolume, stressOf, VOIGT } from "./stress.ts";
 import { DataSetError, type Geometry } from "./structure.ts";
 
 /** Energy, forces and stress of a structure, as linear maps from the parameters. */
@@ -17,7 +17,10 @@ export interface DesignRows {
   readonly energy: Float64Array;
   /** `[3 · atoms, size]`: minus the derivative of `energy` by each coordinate. */
   readonly forces: Float64Array;
-  /** `[6, size]`: its derivative by strain over the volume: xx yy zz yz xz xy. */
+  /**
+   * `[6, size]`: its derivative by strain over the volume: xx yy zz yz xz xy.
+   * Empty where it is not asked for.
+   */
   readonly stress: Float64Array;
 }
 
@@ -30,9 +33,6 @@ export interface Prediction {
   /** eV/Å³: xx yy zz yz xz xy; NaN where the structure is not periodic in three directions. */
   readonly stress: Float64Array<ArrayBuffer>;
 }
-
-/** The indices a, b of the components of a stress. */
-const VOIGT = [[0, 0], [1, 1], [2, 2], [1, 2], [0, 2], [0, 1]] as const;
 
 /** Computes the functions of a basis; has the memory for it. */
 export class Descriptors {
@@ -62,10 +62,12 @@ export class Descriptors {
   /**
    * The design rows of a structure.
    *
+   * @param hasStress Whether those of the stress are asked for: of a structure
+   * that is periodic in three directions.
    * @throws {DataSetError} where it has an element that is not the basis's.
    * @throws {GeometryError} where its geometry makes no sense.
    */
-  designRows(structure: Geometry): DesignRows {
+  designRows(structure: Geometry, hasStress: boolean): DesignRows {
     const { basis } = this;
     const { functions, size, pair, invariants } = basis;
     const count = basis.elements.length;
@@ -73,7 +75,8 @@ export class Descriptors {
     const atoms = kinds.length;
     const energy = new Float64Array(size);
     const forces = new Float64Array(3 * atoms * size);
-    const stress = new Float64Array(6 * size);
+    const strains = hasStress ? VOIGT : [];
+    const stress = new Float64Array(strains.length * size);
     const perVolume = periodicVolume(structure) ** -1;
 
     const neighbors = neighborList(structure, basis.cutoff);
@@ -121,8 +124,8 @@ export class Descriptors {
           total[3 * p + 1]! += gy;
           total[3 * p + 2]! += gz;
         }
-        for (let c = 0; c < 6; c++) {
-          const [a, b] = VOIGT[c]!;
+        for (let c = 0; c < strains.length; c++) {
+          const [a, b] = strains[c]!;
           const length = neighbors.vector[3 * k + b]! * perVolume;
           for (let p = 0; p < functions; p++) {
             stress[c * size + first + p]! += gradient[3 * p + a]! * length;
@@ -155,7 +158,7 @@ export class Descriptors {
     const kinds = this.#elementsOf(structure);
     const atoms = kinds.length;
     const forces = new Float64Array(3 * atoms);
-    const virial = new Float64Array(9);
+    const bonds = new Float64Array(9);
     const neighbors = neighborList(structure, basis.cutoff);
     const bond = this.#bond;
     const pairs = new Float64Array(pair * count);
@@ -221,17 +224,12 @@ export class Descriptors {
           forces[3 * j + axis]! -= g[axis]!;
           forces[3 * i + axis]! += g[axis]!;
           for (let b = 0; b < 3; b++) {
-            virial[3 * axis + b]! += g[axis]! * neighbors.vector[3 * k + b]!;
+            bonds[3 * axis + b]! += g[axis]! * neighbors.vector[3 * k + b]!;
           }
         }
       }
     }
-    const volume = periodicVolume(structure);
-    const stress = Float64Array.from(
-      VOIGT,
-      ([a, b]) => (virial[3 * a + b]! + virial[3 * b + a]!) / (2 * volume),
-    );
-    return { energy, forces, stress };
+    return { energy, forces, stress: stressOf(bonds, structure) };
   }
 
   /** The place of each atom's element among the basis's. */
@@ -349,9 +347,4 @@ export class Descriptors {
       slope[3 * k + 2] = z;
     }
   }
-}
-
-/** The volume of a structure in Å³, NaN where it is not periodic in three directions. */
-function periodicVolume({ lattice, periodic }: Geometry): number {
-  return periodic.every(Boolean) ? volumeOf(lattice) : NaN;
 }

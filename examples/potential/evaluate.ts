@@ -9,6 +9,7 @@ import type { Batch } from "./batches.ts";
 import { type ErrorReport, ErrorSums, type Predicted } from "./errors.ts";
 import { energyOfAtoms } from "./free_atoms.ts";
 import { gather } from "./gather.ts";
+import { hasStress } from "./labels.ts";
 import { atomCount, type Structure } from "./structure.ts";
 import type { Whitening } from "./whitening.ts";
 
@@ -28,7 +29,7 @@ export async function evaluate(
 
 /**
  * Predicts on all replicas, each its share, and tells all of them the whole, in
- * the order of the structures.
+ * the order of the structures; a stress where there is one to compare it with.
  */
 export async function predict(
   structures: readonly Structure[],
@@ -43,18 +44,22 @@ export async function predict(
   }
   const ownEnergies = new Float64Array(structures.length);
   const ownForces = new Float64Array(offsets.at(-1)!);
+  const ownStresses = new Float64Array(6 * structures.length);
   const shares = predictShares(structures, batches, parameters, whitening);
   for await (const share of shares) {
-    for (const { member, of: [, { energy, forces }] } of share) {
+    for (const { member, of: [, { energy, forces, stress }] } of share) {
       ownEnergies[member] = energy;
       ownForces.set(forces, offsets[member]!);
+      if (stress !== undefined) ownStresses.set(stress, 6 * member);
     }
   }
   const energies = await gather(ownEnergies, group);
   const forces = await gather(ownForces, group);
+  const stresses = await gather(ownStresses, group);
   return structures.map((structure, s) => [structure, {
     energy: energies[s]!,
     forces: forces.slice(offsets[s]!, offsets[s + 1]!),
+    ...hasStress(structure) ? { stress: stresses.slice(6 * s, 6 * s + 6) } : {},
   }]);
 }
 
@@ -66,21 +71,29 @@ async function* predictShares(
   { freeAtoms }: Whitening,
 ): AsyncGenerator<{ member: number; of: Predicted }[], void> {
   const parts = batches.flatMap(({ micro }) => micro);
-  for (const { members, energyDesign, forceDesign } of parts) {
+  for (const { members, energyDesign, forceDesign, stressDesign } of parts) {
     using energyTensor = matmul(energyDesign, parameters);
     using forceTensor = matmul(forceDesign, parameters);
+    using stressTensor = matmul(stressDesign, parameters);
     const energies = await energyTensor.data() as Float64Array;
     const components = Float64Array.from(
       await forceTensor.data() as Float64Array,
     );
-    let at = 0;
+    const strained = Float64Array.from(
+      await stressTensor.data() as Float64Array,
+    );
+    let at = 0, stressAt = 0;
     yield members.map((member, k) => {
       const structure = structures[member]!;
       const start = at;
       at += 3 * atomCount(structure);
       const energy = energies[k]! + energyOfAtoms(structure.numbers, freeAtoms);
       const forces = components.subarray(start, at);
-      return { member, of: [structure, { energy, forces }] };
+      if (!hasStress(structure)) {
+        return { member, of: [structure, { energy, forces }] };
+      }
+      const stress = strained.subarray(stressAt, stressAt += 6);
+      return { member, of: [structure, { energy, forces, stress }] };
     });
   }
 }

@@ -5,10 +5,11 @@
  */
 
 import { Matrix, pseudoInverse } from "ml-matrix";
+import { hasEnergy } from "./labels.ts";
 import { elementsOf, type Structure } from "./structure.ts";
 
 /** Where the energy of a free atom is from. */
-type Origin = "isolated atom" | "least squares";
+type Origin = "isolated atom" | "least squares" | "no energy";
 
 /** The energies of free atoms of some elements. */
 export interface FreeAtoms {
@@ -22,24 +23,28 @@ export interface FreeAtoms {
 
 /**
  * The energies of free atoms: of isolated atoms among the structures, and for
- * the other elements those that fit the energies per atom best.
+ * the other elements those that fit the energies per atom best; 0 where there is
+ * no energy that an element has a part in.
  */
 export function findFreeAtoms(structures: readonly Structure[]): FreeAtoms {
   const energies = new Float64Array(119);
   const origins = new Map<number, Origin>();
   for (const structure of structures) {
     const [element] = structure.numbers;
-    if (!isFreeAtom(structure) || origins.has(element!)) continue;
+    if (
+      !isFreeAtom(structure) || !hasEnergy(structure) || origins.has(element!)
+    ) continue;
     energies[element!] = structure.energy;
     origins.set(element!, "isolated atom");
   }
 
-  const others = elementsOf(structures).filter((z) => !origins.has(z));
+  const labelled = structures.filter(hasEnergy);
+  const others = elementsOf(labelled).filter((z) => !origins.has(z));
   if (others.length > 0) {
-    const fractions = structures.map(({ numbers }) =>
+    const fractions = labelled.map(({ numbers }) =>
       others.map((z) => numbers.filter((n) => n === z).length / numbers.length)
     );
-    const rest = structures.map(({ numbers, energy }) =>
+    const rest = labelled.map(({ numbers, energy }) =>
       (energy - energyOfAtoms(numbers, energies)) / numbers.length
     );
     // What the compositions do not tell apart is shared out.
@@ -49,6 +54,9 @@ export function findFreeAtoms(structures: readonly Structure[]): FreeAtoms {
       energies[z] = solution.get(k, 0);
       origins.set(z, "least squares");
     });
+  }
+  for (const z of elementsOf(structures)) {
+    if (!origins.has(z)) origins.set(z, "no energy");
   }
   return {
     energies,

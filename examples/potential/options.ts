@@ -27,6 +27,7 @@ export interface Options {
   readonly energyLoss: keyof typeof ENERGY_LOSSES;
   readonly energyWeight: number;
   readonly forceLoss: typeof FORCE_LOSSES[number];
+  readonly stressWeight: number;
   readonly dtype: typeof DTYPES[number];
   readonly device: string;
   readonly seed: number;
@@ -45,7 +46,7 @@ Trains an interatomic potential on energies and forces.
   deno run -A launch.ts --nproc-per-node 2 examples/train_potential.ts [options]
 
 Data: extended XYZ, up to ten chemical elements, any periodicity; energies in
-eV, forces in eV/Å, of every structure.
+eV, forces in eV/Å, stresses in eV/Å³, of which any may be missing.
   --train FILE        structures to train on; without, silicon crystals
                       with the Stillinger–Weber potential are made
   --test FILE         structures to test on (with --train)
@@ -66,6 +67,8 @@ Training:
     .join(", ")
 })
   --force-loss NAME   ${FORCE_LOSSES.join(", ")} (default: l2norm)
+  --stress-weight X   what the mean absolute error of stresses weighs against
+                      the force loss (default: 10)
   --seed N            order of the structures (default: 1)
 
 Machine:
@@ -109,6 +112,7 @@ export function parseOptions(args: readonly string[]): Options | undefined {
       "energy-loss",
       "energy-weight",
       "force-loss",
+      "stress-weight",
       "seed",
       "dtype",
       "device",
@@ -184,6 +188,7 @@ export function parseOptions(args: readonly string[]): Options | undefined {
     energyLoss,
     energyWeight: number("energy-weight", ENERGY_LOSSES[energyLoss], {}),
     forceLoss: choice("force-loss", FORCE_LOSSES),
+    stressWeight: number("stress-weight", 10, {}),
     seed: number("seed", 1, { to: 2 ** 31 - 1, integer: true }),
     dtype: choice("dtype", DTYPES),
     device,

@@ -31,6 +31,7 @@ export async function decisiveSettings(
     "--energy-loss": options.energyLoss,
     "--energy-weight": options.energyWeight,
     "--force-loss": options.forceLoss,
+    "--stress-weight": options.stressWeight,
     "--seed": options.seed,
     "--dtype": options.dtype,
   };
@@ -51,9 +52,22 @@ export function divisionSettings(
 /** A number of 256 bits that all that is known of the structures is mixed into. */
 async function digest(structures: readonly Structure[]): Promise<string> {
   const parts = structures.flatMap((structure) => {
-    const { numbers, periodic, energy, lattice, positions, forces } = structure;
-    const head = [numbers.length, ...periodic.map(Number), energy];
-    return [Float64Array.from(head), numbers, lattice, positions, forces];
+    const { numbers, periodic, energy, weights } = structure;
+    const { lattice, positions, forces, stress } = structure;
+    const head = [
+      numbers.length,
+      ...periodic.map(Number),
+      energy,
+      ...[weights.energy, weights.forces, weights.stress],
+    ];
+    return [
+      Float64Array.from(head),
+      numbers,
+      lattice,
+      positions,
+      forces,
+      stress,
+    ];
   });
   const all = await new Blob(parts.map((part) => Float64Array.from(part)))
     .arrayBuffer();

@@ -83,7 +83,6 @@ function siliconStructure(random: Random, source: string): Structure {
   return {
     ...geometry,
     ...stillingerWeber(geometry),
-    stress: new Float64Array(6).fill(NaN),
     configType: undefined,
     weights: { energy: 1, forces: 1, stress: 1 },
   };

@@ -8,6 +8,7 @@
  */
 
 import { neighborList } from "./neighbors.ts";
+import { stressOf } from "./stress.ts";
 import type { Structure } from "./structure.ts";
 
 const A = 7.049556277;
@@ -30,19 +31,20 @@ export type Geometry = Pick<
 >;
 
 /**
- * Energy in eV and forces in eV/Å of silicon atoms.
+ * Energy in eV, forces in eV/Å and stress in eV/Å³ of silicon atoms.
  *
  * @throws {GeometryError} where the structure's geometry makes no sense.
  */
 export function stillingerWeber(
   geometry: Geometry,
-): { energy: number; forces: Float64Array } {
+): Pick<Structure, "energy" | "forces" | "stress"> {
   const { start, index, vector, distance } = neighborList(
     geometry,
     CUTOFF * SIGMA,
   );
   const atoms = start.length - 1;
   const forces = new Float64Array(3 * atoms);
+  const bonds = new Float64Array(9);
   let energy = 0;
 
   /** Adds the force of an energy that grows by g when neighbour k of i moves. */
@@ -60,6 +62,12 @@ export function stillingerWeber(
     forces[3 * i]! += gx;
     forces[3 * i + 1]! += gy;
     forces[3 * i + 2]! += gz;
+    for (let b = 0; b < 3; b++) {
+      const length = vector[3 * k + b]!;
+      bonds[b]! += gx * length;
+      bonds[3 + b]! += gy * length;
+      bonds[6 + b]! += gz * length;
+    }
   };
 
   for (let i = 0; i < atoms; i++) {
@@ -119,5 +127,5 @@ export function stillingerWeber(
       }
     }
   }
-  return { energy, forces };
+  return { energy, forces, stress: stressOf(bonds, geometry) };
 }

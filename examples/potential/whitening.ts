@@ -21,10 +21,13 @@ import { EigenvalueDecomposition, Matrix } from "ml-matrix";
 import type { Basis } from "./basis.ts";
 import type { DesignRows } from "./descriptors.ts";
 import { energyOfAtoms, type FreeAtoms } from "./free_atoms.ts";
+import { countLabels, hasEnergy, hasForce, hasStress } from "./labels.ts";
 import { DataSetError, type Structure } from "./structure.ts";
 
 /** How much more a row of energy per atom counts than a force component. */
 const ENERGY_WEIGHT = 100;
+/** And a row of stress: as the energy of an atom in 30 Å³. */
+const STRESS_WEIGHT = 30;
 /** What is added to the variances, relative to those of the functions. */
 const RIDGE = 1e-10;
 /** Variances below this, relative to the largest, are rounding errors. */
@@ -52,44 +55,56 @@ export interface Whitening {
 export class Statistics {
   /** `[functions]` of each structure: its row of the energy. */
   readonly energies: Float64Array[] = [];
-  /** The Gram matrix of all rows of forces, the references as last column: its upper triangle. */
-  readonly forces: Float64Array;
+  /** The Gram matrix of all rows of forces and stresses, the references as last column: its upper triangle. */
+  readonly derivatives: Float64Array;
   readonly #width: number;
 
   constructor({ size }: Pick<Basis, "size">) {
     this.#width = size;
-    this.forces = new Float64Array((size + 1) * (size + 2) / 2);
+    this.derivatives = new Float64Array((size + 1) * (size + 2) / 2);
   }
 
   /** Length of what {@linkcode of} returns. */
   get length(): number {
-    return this.#width + this.forces.length;
+    return this.#width + this.derivatives.length;
   }
 
   /** The part of one structure. */
   of(
-    { energy, forces }: Pick<DesignRows, "energy" | "forces">,
-    structure: Pick<Structure, "forces">,
+    { energy, forces, stress }: DesignRows,
+    structure: Structure,
   ): Float64Array {
     const width = this.#width;
     const part = new Float64Array(this.length);
     part.set(energy);
     const gram = part.subarray(width);
     const row = new Float64Array(width + 1);
-    structure.forces.forEach((force, k) => {
-      row.set(forces.subarray(k * width, (k + 1) * width));
-      row[width] = force;
+    const add = (
+      rows: Float64Array,
+      k: number,
+      target: number,
+      weight = 1,
+    ): void => {
+      row.set(rows.subarray(k * width, (k + 1) * width));
+      row[width] = target;
+      if (weight !== 1) { for (let p = 0; p <= width; p++) row[p]! *= weight; }
       addOuterProduct(gram, row);
+    };
+    structure.forces.forEach((force, k) => {
+      if (hasForce(structure, Math.floor(k / 3))) add(forces, k, force);
     });
+    if (hasStress(structure)) {
+      structure.stress.forEach((x, k) => add(stress, k, x, STRESS_WEIGHT));
+    }
     return part;
   }
 
   /** Adds the part of a structure: of one after the other, in the same order everywhere. */
   add(structure: number, part: Float64Array): void {
     this.energies[structure] = part.slice(0, this.#width);
-    const { forces } = this;
-    for (let k = 0, at = this.#width; k < forces.length; k++, at++) {
-      forces[k]! += part[at]!;
+    const { derivatives } = this;
+    for (let k = 0, at = this.#width; k < derivatives.length; k++, at++) {
+      derivatives[k]! += part[at]!;
     }
   }
 }
@@ -102,22 +117,34 @@ export class Statistics {
  */
 export function whiten(
   structures: readonly Structure[],
-  { energies, forces }: Statistics,
+  { energies, derivatives }: Statistics,
   freeAtoms: FreeAtoms,
   basis: Basis,
 ): Whitening {
   const width = basis.size;
-  const mean = meanFunctions(energies, freeAtoms, basis);
-  const rows = structures.reduce((sum, s) => sum + s.forces.length, 0);
+  const mean = meanFunctions(
+    energies.filter((_, s) => hasEnergy(structures[s]!)),
+    freeAtoms,
+    basis,
+  );
+  const labels = countLabels(structures);
+  const rows = labels.energies + 3 * labels.forces + 6 * labels.stresses;
+  if (rows === 0) {
+    throw new DataSetError(
+      "no structure to train on has an energy, a force or a stress",
+    );
+  }
 
-  const packed = forces.slice();
+  const packed = derivatives.slice();
   const sizes = new Float64Array(width);
   const row = new Float64Array(width + 1);
   structures.forEach(({ numbers, energy }, s) => {
-    const weight = ENERGY_WEIGHT / numbers.length;
-    row.set(centred(energies[s]!, mean, basis));
-    row[width] = energy - energyOfAtoms(numbers, freeAtoms.energies);
-    addOuterProduct(packed, row.map((x) => weight * x));
+    if (hasEnergy(structures[s]!)) {
+      const weight = ENERGY_WEIGHT / numbers.length;
+      row.set(centred(energies[s]!, mean, basis));
+      row[width] = energy - energyOfAtoms(numbers, freeAtoms.energies);
+      addOuterProduct(packed, row.map((x) => weight * x));
+    }
     for (let p = 0; p < width; p++) {
       const size = Math.abs(energies[s]![p]!) / numbers.length;
       sizes[p] = Math.max(sizes[p]!, size);
@@ -166,15 +193,16 @@ export function whiten(
   return { freeAtoms: ofAtoms, mean, transform, start, size: kept.length };
 }
 
-/** Design rows of energy and forces in the whitened basis. */
+/** Design rows in the whitened basis. */
 export function applyWhitening(
-  { energy, forces }: Pick<DesignRows, "energy" | "forces">,
+  { energy, forces, stress }: DesignRows,
   { mean, transform, size }: Whitening,
   basis: Basis,
-): Pick<DesignRows, "energy" | "forces"> {
+): DesignRows {
   return {
     energy: multiply(centred(energy, mean, basis), transform, size),
     forces: multiply(forces, transform, size),
+    stress: multiply(stress, transform, size),
   };
 }
 
