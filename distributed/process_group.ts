@@ -8,7 +8,7 @@ import {
 import { NativeHandle } from "../ffi/native_handle.ts";
 import { type Device, nativeOf } from "../tensor/device.ts";
 import { type DType, dtypeCode, isFloating } from "../tensor/dtype.ts";
-import { checkTensor, Tensor } from "../tensor/tensor.ts";
+import { checkTensor, checkWritable, Tensor } from "../tensor/tensor.ts";
 import { findPlace, type Place } from "./environment.ts";
 import { Rendezvous } from "./rendezvous.ts";
 
@@ -302,10 +302,9 @@ export class ProcessGroup {
     }
     const byDType = new Map<DType, Tensor[]>();
     tensors.forEach((tensor, i) => {
-      this.#checkTensor(
-        tensor,
-        tensors.length === 1 ? "tensor" : `tensor ${i}`,
-      );
+      const what = tensors.length === 1 ? "tensor" : `tensor ${i}`;
+      this.#checkTensor(tensor, what);
+      checkWritable(tensor, what);
       if (
         tensor.dtype === "bool" || (op === "avg" && !isFloating(tensor.dtype))
       ) {
@@ -368,7 +367,7 @@ export class ProcessGroup {
    *
    * @param tensor Same shape and dtype on every replica.
    * @param root Rank whose tensor it is. Default: 0.
-   * @throws {ArgumentError} if there is no such rank.
+   * @throws {ArgumentError} if there is no such rank, or the tensor is read-only.
    * @throws {CollectiveError} if a replica died, or did not make this call in time.
    */
   broadcast(tensor: Tensor, root = 0): void {
@@ -379,6 +378,8 @@ export class ProcessGroup {
         `root is ${root}, expected a rank from 0 to ${this.worldSize - 1}`,
       );
     }
+    // The root writes nothing; but it must not wait for others who fail here.
+    checkWritable(tensor, "tensor");
     if (native === undefined) return;
     native.library.check(
       native.library.symbols.al_broadcast(

@@ -112,8 +112,8 @@ function ignore(): void {}
  * @param maxNorm At least 0; `Infinity` to have the norm only.
  * @returns The norm before clipping, a float64 scalar to be read when it is
  * wanted, and to be disposed: `out` if given.
- * @throws {ArgumentError} if there are no gradients, two share memory, or a number
- * is out of range.
+ * @throws {ArgumentError} if there are no gradients, two share memory, one is
+ * read-only, or a number is out of range.
  * @throws {DTypeError | DeviceError | DisposedError} if a gradient does not fit.
  *
  * Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.utils.clip_grad_norm_.html

@@ -27,6 +27,8 @@ export interface Borrowed {
   readonly pointer: Deno.PointerValue;
   readonly shape: Shape;
   readonly dtype: DType;
+  /** Whether its owner forbids writing. */
+  readonly readOnly: boolean;
   /** Calls the capsule's deleter. To be called once. */
   readonly giveBack: (native: NativeHandle) => void;
 }
@@ -106,7 +108,7 @@ export function readDLPack(
     );
   }
   const view = new Deno.UnsafePointerView(managed);
-  if (versioned) checkHeader(view);
+  if (versioned) checkVersion(view);
   const at = versioned ? VERSIONED : UNVERSIONED;
   const member = (name: keyof typeof TENSOR): number =>
     at.dl_tensor + TENSOR[name];
@@ -146,6 +148,9 @@ export function readDLPack(
     ),
     shape,
     dtype,
+    // The older struct has no flags: it does not say.
+    readOnly: versioned &&
+      (view.getBigUint64(VERSIONED.flags) & READ_ONLY) !== 0n,
     giveBack(native): void {
       if (call === null) return;
       whenIdle(native, () => call.call(managed));
@@ -153,8 +158,8 @@ export function readDLPack(
   };
 }
 
-/** Throws unless the versioned struct can be read, and its tensor written to. */
-function checkHeader(view: Deno.UnsafePointerView): void {
+/** Throws unless the versioned struct can be read. */
+function checkVersion(view: Deno.UnsafePointerView): void {
   const major = view.getUint32(VERSIONED.major);
   if (major !== MAJOR_VERSION) {
     throw new ArgumentError(
@@ -162,12 +167,6 @@ function checkHeader(view: Deno.UnsafePointerView): void {
         view.getUint32(VERSIONED.minor)
       }, expected ${MAJOR_VERSION}.x; for a DLManagedTensor, which has no ` +
         "version, pass { versioned: false }",
-    );
-  }
-  if ((view.getBigUint64(VERSIONED.flags) & READ_ONLY) !== 0n) {
-    throw new ArgumentError(
-      "the DLPack tensor is read-only, expected one that may be written to, " +
-        "as every Tensor may: have its owner export a copy",
     );
   }
 }

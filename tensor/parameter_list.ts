@@ -7,6 +7,7 @@ import {
   checkDevice,
   checkLike,
   checkTensor,
+  checkWritable,
   Tensor,
 } from "./tensor.ts";
 
@@ -56,6 +57,7 @@ export class ParameterList {
     params.forEach((param, i) => {
       checkTensor(param, `${what} ${i}`);
       checkDevice(params[0]!, param, `${what} ${i}`);
+      checkWritable(param, `${what} ${i}`);
       if (!isFloating(param.dtype)) {
         throw new DTypeError(
           `${what} ${i} has dtype ${param.dtype}, expected a floating dtype`,

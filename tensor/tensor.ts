@@ -54,6 +54,8 @@ interface Memory {
 
 /** What memory of another library is held by. */
 interface Loan {
+  /** Whether its owner forbids writing. */
+  readonly readOnly: boolean;
   /** Says to its owner that it is not used any more. */
   readonly giveBack?: (native: NativeHandle) => void;
 }
@@ -233,7 +235,8 @@ export class Tensor {
     dtype: DType,
     { keep }: WrapOptions = {},
   ): Tensor {
-    return Tensor.#borrow(device, pointer, shape, dtype, {}, keep);
+    const loan = { readOnly: false };
+    return Tensor.#borrow(device, pointer, shape, dtype, loan, keep);
   }
 
   /**
@@ -248,12 +251,13 @@ export class Tensor {
    * @param device Device of the memory: the CPU takes kDLCPU and kDLCUDAHost, a
    * GPU kDLCUDA of its ordinal and kDLCUDAManaged.
    * @param managed Address of a `DLManagedTensorVersioned` of major version 1,
-   * or of a `DLManagedTensor`: dense and row-major, writable, of a dtype that
-   * {@linkcode DType} has, with one lane.
+   * or of a `DLManagedTensor`: dense and row-major, of a dtype that
+   * {@linkcode DType} has, with one lane. If its flags say read-only, the tensor
+   * is an input: what would write to it throws an {@linkcode ArgumentError}.
    * @param options `versioned`: which of the two structs it is.
    * @throws {ArgumentError} if the address is null or not that of such a struct,
-   * its version is another, its strides are not row-major, its flags say
-   * read-only, or its memory is null or not aligned to its elements.
+   * its version is another, its strides are not row-major, or its memory is null
+   * or not aligned to its elements.
    * @throws {ShapeError} if a length is negative.
    * @throws {DTypeError} if there is no such dtype here.
    * @throws {DeviceError} if the memory is not the device's.
@@ -277,12 +281,12 @@ export class Tensor {
     managed: Deno.PointerValue,
     options: DLPackOptions = {},
   ): Tensor {
-    const { pointer, shape, dtype, giveBack } = readDLPack(
+    const { pointer, shape, dtype, ...loan } = readDLPack(
       device,
       managed,
       options,
     );
-    return Tensor.#borrow(device, pointer, shape, dtype, { giveBack });
+    return Tensor.#borrow(device, pointer, shape, dtype, loan);
   }
 
   static #borrow(
@@ -506,9 +510,11 @@ export class Tensor {
    * same shape and device.
    * @returns This tensor.
    * @throws {ShapeError | DTypeError | DeviceError} if it does not fit.
-   * @throws {ArgumentError} if the two tensors share a part of their memory.
+   * @throws {ArgumentError} if the two tensors share a part of their memory, or
+   * this one is read-only.
    */
   copy_(source: Tensor | TensorData): this {
+    checkWritable(this, "the destination of copy_");
     if (source instanceof Tensor) {
       checkLike(this, source, "the source of copy_");
       if (
@@ -642,6 +648,15 @@ export function checkDevice(tensor: Tensor, other: Tensor, what: string): void {
   }
 }
 
+/** Throws if the tensor's memory is another library's, which forbids writing. */
+export function checkWritable(tensor: Tensor, what: string): void {
+  if (!friend.loan(tensor)?.readOnly) return;
+  throw new ArgumentError(
+    `${what} is ${tensor} over read-only memory of another library, expected ` +
+      "a tensor that may be written to: copy it with copy_ first",
+  );
+}
+
 /** Throws unless other has device, dtype and shape of tensor. */
 export function checkLike(tensor: Tensor, other: Tensor, what: string): void {
   checkTensor(other, what);
@@ -685,6 +700,7 @@ export function outputTensor(
 ): Tensor {
   if (out === undefined) return Tensor.empty(device, shape, dtype);
   checkTensor(out, "out");
+  checkWritable(out, "out");
   if (inputs.some((input) => overlap(input, out))) {
     throw new ArgumentError(
       "out must not be one of the inputs, nor share memory with one",
