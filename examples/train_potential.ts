@@ -18,7 +18,8 @@ import {
   MultiTaskLoss,
   ProcessGroup,
 } from "../mod.ts";
-import { ExtxyzFile } from "./extxyz/read.ts";
+import { OptionError } from "./command/arguments.ts";
+import { ExtxyzError } from "./extxyz/error.ts";
 import { allStatistics, Batch, deal, type Share } from "./potential/batches.ts";
 import {
   CheckpointError,
@@ -28,17 +29,14 @@ import {
   writeCheckpoint,
 } from "./potential/checkpoint.ts";
 import { SYMBOLS } from "./extxyz/elements.ts";
+import { loadDataSets } from "./potential/data_sets.ts";
 import { makeBasis } from "./potential/basis.ts";
 import type { ErrorReport } from "./potential/errors.ts";
 import { evaluate, predict } from "./potential/evaluate.ts";
 import { findFreeAtoms, type FreeAtoms } from "./potential/free_atoms.ts";
-import {
-  HELP,
-  OptionError,
-  type Options,
-  parseOptions,
-} from "./potential/options.ts";
-import { countLabels, withoutHalfLabels } from "./potential/labels.ts";
+import { HELP, type Options, parseOptions } from "./potential/options.ts";
+import { GeometryError } from "./potential/neighbors.ts";
+import { countLabels } from "./potential/labels.ts";
 import { Interrupted, Interruption } from "./potential/interruption.ts";
 import { drawPlot, type LossPoint } from "./potential/plot.ts";
 import { ParityPoints } from "./potential/parity.ts";
@@ -47,7 +45,6 @@ import { Progress } from "./potential/progress.ts";
 import { Random } from "./potential/random.ts";
 import { printErrors, writeResult } from "./potential/results.ts";
 import { decisiveSettings, divisionSettings } from "./potential/settings.ts";
-import { siliconStructures } from "./potential/silicon.ts";
 import {
   atomCount,
   DataSetError,
@@ -56,11 +53,13 @@ import {
 } from "./potential/structure.ts";
 import { whiten } from "./potential/whitening.ts";
 
-/** Sizes of the data set that is made when no file is given. */
-const SILICON_TRAIN = 80;
-const SILICON_TEST = 20;
 /** How often in a run the loss is read, which waits for the device. */
 const LOSS_READINGS = 100;
+
+/** What is wrong with what all replicas are told and read. */
+const INPUT_ERRORS = [OptionError, ExtxyzError, DataSetError, GeometryError];
+/** How long the others wait for the first to say it, in ms: a launcher then ends them. */
+const SAYING = 2_000;
 
 /** Who an error message is from; more is known once the replicas met. */
 let speaker = "train_potential.ts";
@@ -85,7 +84,11 @@ async function main(options: Options): Promise<void> {
 
   // --- Data: every replica reads all of it, and works on its share. ---------
 
-  const { trainSet, testSet } = await loadData(options);
+  const { trainSet, testSet, notes, warnings } = await loadDataSets(options);
+  if (isFirst) {
+    for (const note of notes) console.log(note);
+    for (const warning of warnings) console.error(`warning: ${warning}`);
+  }
   const elements = elementsOf(trainSet);
   const basis = makeBasis(elements, options.cutoff);
   // The order of the structures depends on the seed, not on the replicas.
@@ -397,39 +400,6 @@ function cosineDecay(progress: number): number {
   return 0.5 * (1 + Math.cos(Math.PI * progress));
 }
 
-/** The structures of the files that are named, or silicon made here. */
-async function loadData(
-  { train, test, seed }: Options,
-): Promise<{ trainSet: Structure[]; testSet: Structure[] }> {
-  const trainSet = train === undefined
-    ? siliconStructures(SILICON_TRAIN, seed)
-    : await readStructures(train);
-  const testSet = test === undefined
-    ? siliconStructures(SILICON_TEST, seed + 1)
-    : await readStructures(test);
-  const known = elementsOf(trainSet);
-  for (const { source, numbers } of testSet) {
-    const other = numbers.find((z) => !known.includes(z));
-    if (other !== undefined) {
-      throw new DataSetError(
-        `${source}: has ${SYMBOLS[other]}, but there is none in the ` +
-          `structures to train on`,
-      );
-    }
-  }
-  return { trainSet, testSet };
-}
-
-/** The structures of a file, with the labels that count. */
-async function readStructures(path: string): Promise<Structure[]> {
-  const file = await ExtxyzFile.open(path);
-  const structures: Structure[] = [];
-  for await (const structure of file.structures()) {
-    structures.push(withoutHalfLabels(structure));
-  }
-  return structures;
-}
-
 /** Prints how many labels a data set has. */
 function printLabels(name: string, structures: readonly Structure[]): void {
   const { energies, forces, stresses } = countLabels(structures);
@@ -457,6 +427,10 @@ if (import.meta.main) {
     if (!(error instanceof AtomlossError) || error instanceof InternalError) {
       throw error;
     }
+    if (
+      Number(Deno.env.get("RANK") ?? 0) > 0 &&
+      INPUT_ERRORS.some((type) => error instanceof type)
+    ) await new Promise((resolve) => setTimeout(resolve, SAYING));
     console.error(`${speaker}: ${error.name}: ${error.message}`);
     Deno.exit(
       error instanceof OptionError

@@ -19,7 +19,8 @@ import { Random } from "../examples/potential/random.ts";
 import { siliconStructures } from "../examples/potential/silicon.ts";
 import { stillingerWeber } from "../examples/potential/stillinger_weber.ts";
 import type { Structure } from "../examples/potential/structure.ts";
-import { OptionError, parseOptions } from "../examples/potential/options.ts";
+import { OptionError } from "../examples/command/arguments.ts";
+import { HELP, parseOptions } from "../examples/potential/options.ts";
 
 Deno.test("train_potential.ts reaches the same parameters when 1, 2 or 3 replicas train", async () => {
   // 80 structures in batches of 6: the last has 2, and of 3 replicas one has
@@ -259,7 +260,28 @@ Deno.test("train_potential.ts says in one line what is wrong when the data is", 
 Deno.test("train_potential.ts exits with 2 when an option is wrong", async () => {
   const { code, err } = await deno(TRAINING_SCRIPT, "--stepz", "3");
   assertEquals(code, 2);
-  assertStringIncludes(err, "unknown argument --stepz");
+  assertStringIncludes(err, "unknown argument --stepz: did you mean --steps?");
+});
+
+Deno.test("train_potential.ts says once what is wrong for all replicas", async () => {
+  for (
+    const [args, status, problem] of [
+      [["--stepz", "3"], 2, "unknown argument --stepz"],
+      [
+        ["--device", "cpu", "--train", "none.xyz"],
+        1,
+        "none.xyz: cannot be read",
+      ],
+    ] as const
+  ) {
+    const { code, err } = await deno(
+      ..."launch.ts --nproc-per-node 3".split(" "),
+      TRAINING_SCRIPT,
+      ...args,
+    );
+    assertEquals(code, status);
+    assertEquals(err.split(problem).length, 2, err);
+  }
 });
 
 Deno.test("train_potential.ts prints its options when asked for help", async () => {
@@ -279,8 +301,12 @@ Deno.test("quickstart.ts prints a loss and its gradient", async () => {
 
 Deno.test("parseOptions() has defaults for everything", () => {
   assertEquals(parseOptions([]), {
-    train: undefined,
-    test: undefined,
+    train: [],
+    test: [],
+    testFraction: 0.2,
+    energyKey: undefined,
+    forcesKey: undefined,
+    stressKey: undefined,
     cutoff: 5,
     steps: 1500,
     batch: 32,
@@ -304,12 +330,23 @@ Deno.test("parseOptions() has defaults for everything", () => {
   assertEquals(parseOptions(["-h"]), undefined);
 });
 
+Deno.test("parseOptions() takes many files, and every option is in the help", () => {
+  const options = parseOptions(
+    "--train a b --steps 3 --train c --test d".split(" "),
+  )!;
+  assertEquals([options.train, options.test], [["a", "b", "c"], ["d"]]);
+  for (const name of Object.keys(options)) {
+    const option = name.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`);
+    assertMatch(HELP, new RegExp(`^  --${option} `, "m"));
+  }
+});
+
 Deno.test("parseOptions() throws when an option is unknown or its value bad", () => {
   const bad: readonly (readonly [string, string])[] = [
     ["--what 1", "unknown argument --what"],
     ["-x", "unknown argument"],
     ["file.xyz", "unknown argument file.xyz"],
-    ["-- file.xyz", "unknown argument file.xyz"],
+    ["-- file.xyz", "unknown argument --"],
     ["--steps", "--steps needs a value"],
     ["--steps 0", `--steps is "0", expected an integer from 1`],
     ["--steps 1.5", "expected an integer from 1"],
@@ -330,7 +367,14 @@ Deno.test("parseOptions() throws when an option is unknown or its value bad", ()
     ["--stress-weight x", `--stress-weight is "x"`],
     ["--dtype float16", "expected one of float32, float64"],
     ["--device tpu", "expected cpu, cuda, cuda:N or auto"],
-    ["--train a.xyz", "--train and --test go together"],
+    ["--test a.xyz", "--test needs --train"],
+    ["--energy-key E", "--energy-key needs --train"],
+    ["--train a --test b --test-fraction 0.1", "is for a training without"],
+    ["--train a --test-fraction 1", "expected a number from 0 to 0.9"],
+    [
+      "--chekpoint x",
+      "unknown argument --chekpoint: did you mean --checkpoint?",
+    ],
   ];
   for (const [line, problem] of bad) {
     assertThrows(

@@ -14,7 +14,7 @@ export type Follows = "nothing" | "value" | "values";
 
 /** A command line, split. */
 export interface Arguments {
-  /** What followed each option that was given; of one given twice, the last. */
+  /** What followed each option that was given: of one given twice, the last value, or all values. */
   readonly options: ReadonlyMap<string, readonly string[]>;
   /** What belongs to no option. */
   readonly others: readonly string[];
@@ -64,7 +64,8 @@ export function parseArguments(
     if (follows !== "nothing" && values.length === 0) {
       throw new OptionError(`--${name} needs a value`);
     }
-    options.set(name!, values);
+    const before = follows === "values" ? options.get(name!) ?? [] : [];
+    options.set(name!, [...before, ...values]);
   }
   return { options, others };
 }

@@ -4,11 +4,12 @@
  * @module
  */
 
-import { parseArgs } from "@std/cli/parse-args";
-import { AtomlossError } from "../../errors.ts";
-
-/** The command line names an unknown option, or a value that is not allowed. */
-export class OptionError extends AtomlossError {}
+import {
+  type Follows,
+  OptionError,
+  parseArguments,
+  unknown,
+} from "../command/arguments.ts";
 
 /** Losses for energies, and what each weighs against the loss of forces. */
 const ENERGY_LOSSES = { per_atom_mae: 10, mae: 0.2, mse: 0.03 } as const;
@@ -17,8 +18,14 @@ const DTYPES = ["float32", "float64"] as const;
 
 /** What the command line asks for. */
 export interface Options {
-  readonly train: string | undefined;
-  readonly test: string | undefined;
+  /** Names and patterns of files; none for structures that are made. */
+  readonly train: readonly string[];
+  readonly test: readonly string[];
+  /** How much of the structures to train on is held out where no test is named. */
+  readonly testFraction: number;
+  readonly energyKey: string | undefined;
+  readonly forcesKey: string | undefined;
+  readonly stressKey: string | undefined;
   readonly steps: number;
   readonly batch: number;
   readonly microBatch: number | undefined;
@@ -47,9 +54,16 @@ Trains an interatomic potential on energies and forces.
 
 Data: extended XYZ, up to ten chemical elements, any periodicity; energies in
 eV, forces in eV/Å, stresses in eV/Å³, of which any may be missing.
-  --train FILE        structures to train on; without, silicon crystals
-                      with the Stillinger–Weber potential are made
-  --test FILE         structures to test on (with --train)
+  --train FILE…       structures to train on, plain or gzip; a pattern in quotes
+                      names all that fit it: 'data/*.xyz'. Without, silicon
+                      crystals with the Stillinger–Weber potential are made
+  --test FILE…        structures to test on
+  --test-fraction X   without --test: the part of the structures to train on that
+                      is held out to test on, drawn by the seed (default: 0.2)
+  --energy-key KEY    the key of the energies (default: the first of the known
+                      ones that a file has, like REF_energy or energy)
+  --forces-key KEY    the column of the forces
+  --stress-key KEY    the key of the stresses
   --cutoff Å          how far an atom sees (default: 5)
 
 Training:
@@ -88,9 +102,45 @@ Results:
   -h, --help          show this
 `;
 
-function refuse(argument: string): never {
-  throw new OptionError(`unknown argument ${argument}; --help lists them`);
-}
+/** The options, and what follows each. */
+const KNOWN: Readonly<Record<string, Follows>> = {
+  train: "values",
+  test: "values",
+  "test-fraction": "value",
+  "energy-key": "value",
+  "forces-key": "value",
+  "stress-key": "value",
+  cutoff: "value",
+  steps: "value",
+  batch: "value",
+  "micro-batch": "value",
+  lr: "value",
+  "energy-loss": "value",
+  "energy-weight": "value",
+  "force-loss": "value",
+  "stress-weight": "value",
+  seed: "value",
+  dtype: "value",
+  device: "value",
+  report: "value",
+  plot: "value",
+  save: "value",
+  checkpoint: "value",
+  "checkpoint-every": "value",
+  resume: "nothing",
+  help: "nothing",
+};
+
+/** Options that say nothing without another. */
+const NEEDS = [
+  ["test", "train"],
+  ["test-fraction", "train"],
+  ["energy-key", "train"],
+  ["forces-key", "train"],
+  ["stress-key", "train"],
+  ["resume", "checkpoint"],
+  ["checkpoint-every", "checkpoint"],
+] as const;
 
 /**
  * Reads the command line.
@@ -99,42 +149,11 @@ function refuse(argument: string): never {
  * @throws {OptionError} for an unknown option or a bad value.
  */
 export function parseOptions(args: readonly string[]): Options | undefined {
-  const flags: Record<string, unknown> = parseArgs([...args], {
-    boolean: ["help", "resume"],
-    string: [
-      "train",
-      "test",
-      "cutoff",
-      "steps",
-      "batch",
-      "micro-batch",
-      "lr",
-      "energy-loss",
-      "energy-weight",
-      "force-loss",
-      "stress-weight",
-      "seed",
-      "dtype",
-      "device",
-      "report",
-      "plot",
-      "save",
-      "checkpoint",
-      "checkpoint-every",
-    ],
-    alias: { help: "h" },
-    unknown: refuse,
-  });
-  // What comes after a bare "--" is not told to `unknown`.
-  for (const argument of flags._ as string[]) refuse(argument);
-  if (flags.help) return undefined;
+  const { options: given, others } = parseArguments(args, KNOWN);
+  if (others.length > 0) throw unknown(others[0]!, Object.keys(KNOWN));
+  if (given.has("help")) return undefined;
 
-  const text = (name: string): string | undefined => {
-    const value = flags[name];
-    if (value === undefined) return undefined;
-    if (typeof value === "string" && value !== "") return value;
-    throw new OptionError(`--${name} needs a value`);
-  };
+  const text = (name: string): string | undefined => given.get(name)?.[0];
   const choice = <T extends string>(
     name: string,
     allowed: readonly T[],
@@ -176,8 +195,12 @@ export function parseOptions(args: readonly string[]): Options | undefined {
     );
   }
   const options = {
-    train: text("train"),
-    test: text("test"),
+    train: given.get("train") ?? [],
+    test: given.get("test") ?? [],
+    testFraction: number("test-fraction", 0.2, { to: 0.9 }),
+    energyKey: text("energy-key"),
+    forcesKey: text("forces-key"),
+    stressKey: text("stress-key"),
     cutoff: number("cutoff", 5, { from: 1, to: 20 }),
     steps: number("steps", 1500, { from: 1, integer: true }),
     batch: number("batch", 32, { from: 1, integer: true }),
@@ -200,16 +223,15 @@ export function parseOptions(args: readonly string[]): Options | undefined {
       from: 1,
       integer: true,
     }),
-    resume: flags.resume === true,
+    resume: given.has("resume"),
   };
-  if ((options.train === undefined) !== (options.test === undefined)) {
-    throw new OptionError("--train and --test go together");
-  }
-  for (const name of ["resume", "checkpoint-every"]) {
-    const isGiven = flags[name] !== undefined && flags[name] !== false;
-    if (isGiven && options.checkpoint === undefined) {
-      throw new OptionError(`--${name} needs --checkpoint`);
+  for (const [name, needed] of NEEDS) {
+    if (given.has(name) && !given.has(needed)) {
+      throw new OptionError(`--${name} needs --${needed}`);
     }
+  }
+  if (given.has("test") && given.has("test-fraction")) {
+    throw new OptionError("--test-fraction is for a training without --test");
   }
   return options;
 }
