@@ -51,6 +51,7 @@ import {
   elementsOf,
   type Structure,
 } from "./potential/structure.ts";
+import { weighted } from "./potential/weights.ts";
 import { whiten } from "./potential/whitening.ts";
 
 /** How often in a run the loss is read, which waits for the device. */
@@ -84,7 +85,9 @@ async function main(options: Options): Promise<void> {
 
   // --- Data: every replica reads all of it, and works on its share. ---------
 
-  const { trainSet, testSet, notes, warnings } = await loadDataSets(options);
+  const data = await loadDataSets(options);
+  const { testSet, notes, warnings } = data;
+  const trainSet = weighted(data.trainSet, options);
   if (isFirst) {
     for (const note of notes) console.log(note);
     for (const warning of warnings) console.error(`warning: ${warning}`);
@@ -98,7 +101,7 @@ async function main(options: Options): Promise<void> {
   const testShares = await deal(testSet, size, random, group, basis);
 
   // The functions are nearly dependent on each other; whitened ones are not.
-  const freeAtoms = findFreeAtoms(trainSet);
+  const freeAtoms = findFreeAtoms(trainSet, options.e0s);
   const whitening = whiten(
     trainSet,
     await allStatistics(trainSet, trainShares, basis, group),
@@ -286,11 +289,25 @@ async function fit(
         using stresses = strained.reshape(micro.stresses.shape);
 
         // The losses and their gradients.
-        const { natoms } = micro;
+        const { natoms, weights } = micro;
         using result = loss.valueAndGrad({
-          energy: { input: energies, target: micro.energies, natoms },
-          forces: { input: forces, target: micro.forces },
-          stress: { input: stresses, target: micro.stresses },
+          energy: {
+            input: energies,
+            target: micro.energies,
+            natoms,
+            weights: weights.energy,
+          },
+          forces: {
+            input: forces,
+            target: micro.forces,
+            natoms, // which tell the atoms that a structure's weight is of
+            weights: weights.forces,
+          },
+          stress: {
+            input: stresses,
+            target: micro.stresses,
+            weights: weights.stress,
+          },
         }, { normalizer });
 
         // Backward: the same matrices, transposed.

@@ -432,6 +432,18 @@ Deno.test("findFreeAtoms() takes isolated atoms, and fits what is left to the en
   for (const [z, energy] of [[8, -2], [14, -5], [32, -7]] as const) {
     assertAlmostEquals(energies[z]!, energy, 1e-10);
   }
+  // What is given holds, and the rest is fitted to what it leaves.
+  const fixed = findFreeAtoms(
+    [of([8], -2, true), of([8, 14], -8)],
+    new Map([[8, -3], [92, -1]]),
+  );
+  assertEquals([8, 14, 92].map((z) => fixed.energies[z]!.toFixed(9)), [
+    "-3.000000000",
+    "-5.000000000",
+    "0.000000000",
+  ]);
+  assertEquals([...fixed.origins], [[8, "given"], [14, "least squares"]]);
+  assert(fixed.isKnown(8) && !fixed.isKnown(14));
   // A composition that tells two elements not apart: shared out.
   const alike = findFreeAtoms([of([14, 32], -12), of([14, 32], -12)]);
   assertAlmostEquals(alike.energies[14]!, -6, 1e-10);

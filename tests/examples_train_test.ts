@@ -316,6 +316,8 @@ Deno.test("parseOptions() has defaults for everything", () => {
     energyWeight: 10,
     forceLoss: "l2norm",
     stressWeight: 10,
+    configTypeWeights: new Map(),
+    e0s: new Map(),
     seed: 1,
     dtype: "float32",
     device: "auto",
@@ -326,6 +328,12 @@ Deno.test("parseOptions() has defaults for everything", () => {
     checkpointEvery: 100,
     resume: false,
   });
+  const { e0s, configTypeWeights } = parseOptions([
+    ...["--e0s", "Si=-0.8, O=-1.2e1"],
+    ...["--config-type-weights", '{"bulk": 1, "surface": 4}'],
+  ])!;
+  assertEquals(e0s, new Map([[14, -0.8], [8, -12]]));
+  assertEquals(configTypeWeights, new Map([["bulk", 1], ["surface", 4]]));
   assertEquals(parseOptions(["--help"]), undefined);
   assertEquals(parseOptions(["-h"]), undefined);
 });
@@ -364,6 +372,13 @@ Deno.test("parseOptions() throws when an option is unknown or its value bad", ()
     ["--seed 4294967296", "--seed"],
     ["--energy-loss l2norm", "expected one of per_atom_mae, mae, mse"],
     ["--force-loss per_atom_mae", "expected one of l2norm, mae, mse"],
+    [`--config-type-weights {"bulk":-1}`, "expected JSON with numbers from 0"],
+    ["--config-type-weights [1]", "expected JSON with numbers from 0"],
+    ["--config-type-weights {bulk:1}", "expected JSON with numbers from 0"],
+    ["--e0s Si", `--e0s is "Si", expected energies in eV of elements`],
+    ["--e0s Si=1,Xx=2", "expected energies in eV of elements"],
+    ["--e0s Si=1,Si=2", "expected energies in eV of elements, each once"],
+    ["--e0s Si=1eV", "expected energies in eV of elements"],
     ["--stress-weight x", `--stress-weight is "x"`],
     ["--dtype float16", "expected one of float32, float64"],
     ["--device tpu", "expected cpu, cuda, cuda:N or auto"],

@@ -149,6 +149,12 @@ export class MicroBatch implements Disposable {
   readonly forces: Tensor;
   /** `[T, 6]`: reference stresses. */
   readonly stresses: Tensor;
+  /** `[S]`, `[S]`, `[T]`: what the labels of a structure weigh. */
+  readonly weights: {
+    readonly energy: Tensor;
+    readonly forces: Tensor;
+    readonly stress: Tensor;
+  };
   /** `[S, P]`: times the parameters, the energies. */
   readonly energyDesign: Tensor;
   /** `[3N, P]`: times the parameters, the forces. */
@@ -203,6 +209,19 @@ export class MicroBatch implements Disposable {
       stressed.map(({ stress }) => stress),
       [stressed.length, 6],
     );
+    const weightsOf = (
+      some: readonly Structure[],
+      name: keyof Structure["weights"],
+    ): Tensor =>
+      tensor(
+        [Float64Array.from(some, ({ weights }) => weights[name])],
+        [some.length],
+      );
+    this.weights = {
+      energy: weightsOf(own, "energy"),
+      forces: weightsOf(own, "forces"),
+      stress: weightsOf(stressed, "stress"),
+    };
     this.energyDesign = tensor(
       white.map(({ energy }) => energy),
       [count, width],
@@ -223,6 +242,7 @@ export class MicroBatch implements Disposable {
     this.energies.dispose();
     this.forces.dispose();
     this.stresses.dispose();
+    for (const weights of Object.values(this.weights)) weights.dispose();
     this.energyDesign.dispose();
     this.forceDesign.dispose();
     this.stressDesign.dispose();

@@ -9,7 +9,7 @@ import { hasEnergy } from "./labels.ts";
 import { elementsOf, type Structure } from "./structure.ts";
 
 /** Where the energy of a free atom is from. */
-type Origin = "isolated atom" | "least squares" | "no energy";
+type Origin = "given" | "isolated atom" | "least squares" | "no energy";
 
 /** The energies of free atoms of some elements. */
 export interface FreeAtoms {
@@ -22,13 +22,22 @@ export interface FreeAtoms {
 }
 
 /**
- * The energies of free atoms: of isolated atoms among the structures, and for
+ * The energies of free atoms: those given, of isolated atoms among the structures, and for
  * the other elements those that fit the energies per atom best; 0 where there is
  * no energy that an element has a part in.
  */
-export function findFreeAtoms(structures: readonly Structure[]): FreeAtoms {
+export function findFreeAtoms(
+  structures: readonly Structure[],
+  given: ReadonlyMap<number, number> = new Map(),
+): FreeAtoms {
   const energies = new Float64Array(119);
   const origins = new Map<number, Origin>();
+  for (const z of elementsOf(structures)) {
+    const energy = given.get(z);
+    if (energy === undefined) continue;
+    energies[z] = energy;
+    origins.set(z, "given");
+  }
   for (const structure of structures) {
     const [element] = structure.numbers;
     if (
@@ -61,7 +70,8 @@ export function findFreeAtoms(structures: readonly Structure[]): FreeAtoms {
   return {
     energies,
     origins,
-    isKnown: (element) => origins.get(element) === "isolated atom",
+    isKnown: (element) =>
+      ["given", "isolated atom"].includes(origins.get(element)!),
   };
 }
 

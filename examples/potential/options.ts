@@ -10,6 +10,7 @@ import {
   parseArguments,
   unknown,
 } from "../command/arguments.ts";
+import { SYMBOLS } from "../extxyz/elements.ts";
 
 /** Losses for energies, and what each weighs against the loss of forces. */
 const ENERGY_LOSSES = { per_atom_mae: 10, mae: 0.2, mse: 0.03 } as const;
@@ -35,6 +36,9 @@ export interface Options {
   readonly energyWeight: number;
   readonly forceLoss: typeof FORCE_LOSSES[number];
   readonly stressWeight: number;
+  readonly configTypeWeights: ReadonlyMap<string, number>;
+  /** eV by atomic number. */
+  readonly e0s: ReadonlyMap<number, number>;
   readonly dtype: typeof DTYPES[number];
   readonly device: string;
   readonly seed: number;
@@ -83,6 +87,14 @@ Training:
   --force-loss NAME   ${FORCE_LOSSES.join(", ")} (default: l2norm)
   --stress-weight X   what the mean absolute error of stresses weighs against
                       the force loss (default: 10)
+  --config-type-weights JSON  what structures weigh by their config_type, as in
+                      '{"bulk": 1, "surface": 4}'; "Default" of those that have
+                      none (default: 1 of all); times config_weight,
+                      config_energy_weight, config_forces_weight and
+                      config_stress_weight of the structures
+  --e0s LIST          energies of free atoms in eV, as in "Si=-0.8,O=-1.2"
+                      (default: of isolated atoms among the structures, and
+                      what fits the energies best)
   --seed N            order of the structures (default: 1)
 
 Machine:
@@ -119,6 +131,8 @@ const KNOWN: Readonly<Record<string, Follows>> = {
   "energy-weight": "value",
   "force-loss": "value",
   "stress-weight": "value",
+  "config-type-weights": "value",
+  e0s: "value",
   seed: "value",
   dtype: "value",
   device: "value",
@@ -141,6 +155,54 @@ const NEEDS = [
   ["resume", "checkpoint"],
   ["checkpoint-every", "checkpoint"],
 ] as const;
+
+/** The weights of config types, of a JSON object. */
+function parseTypeWeights(text = "{}"): Map<string, number> {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    value = undefined;
+  }
+  const isObject = typeof value === "object" && value !== null &&
+    !Array.isArray(value);
+  const entries: [string, unknown][] = isObject
+    ? Object.entries(value!)
+    : [["", value]];
+  for (const [, weight] of entries) {
+    if (typeof weight === "number" && weight >= 0 && weight < Infinity) {
+      continue;
+    }
+    throw new OptionError(
+      `--config-type-weights is '${text}', expected JSON with numbers from 0, ` +
+        `as in '{"bulk": 1, "surface": 4}'`,
+    );
+  }
+  return new Map(entries as [string, number][]);
+}
+
+/** Energies by atomic number, of a list like `Si=-0.8,O=-1.2`. */
+function parseE0s(text = ""): Map<number, number> {
+  const energies = new Map<number, number>();
+  for (const part of text === "" ? [] : text.split(",")) {
+    const [symbol = "", number = "", more] = part.split("=").map((word) =>
+      word.trim()
+    );
+    const z = SYMBOLS.indexOf(symbol);
+    const energy = Number(number);
+    if (
+      z < 1 || number === "" || !Number.isFinite(energy) ||
+      more !== undefined || energies.has(z)
+    ) {
+      throw new OptionError(
+        `--e0s is "${text}", expected energies in eV of elements, each once, ` +
+          `as in "Si=-0.8,O=-1.2"`,
+      );
+    }
+    energies.set(z, energy);
+  }
+  return energies;
+}
 
 /**
  * Reads the command line.
@@ -212,6 +274,8 @@ export function parseOptions(args: readonly string[]): Options | undefined {
     energyWeight: number("energy-weight", ENERGY_LOSSES[energyLoss], {}),
     forceLoss: choice("force-loss", FORCE_LOSSES),
     stressWeight: number("stress-weight", 10, {}),
+    configTypeWeights: parseTypeWeights(text("config-type-weights")),
+    e0s: parseE0s(text("e0s")),
     seed: number("seed", 1, { to: 2 ** 31 - 1, integer: true }),
     dtype: choice("dtype", DTYPES),
     device,

@@ -32,9 +32,15 @@ export async function decisiveSettings(
     "--energy-weight": options.energyWeight,
     "--force-loss": options.forceLoss,
     "--stress-weight": options.stressWeight,
+    "--config-type-weights": textOf(options.configTypeWeights),
+    "--e0s": textOf(options.e0s),
     "--seed": options.seed,
     "--dtype": options.dtype,
   };
+}
+
+function textOf(numbers: ReadonlyMap<string | number, number>): string {
+  return JSON.stringify(Object.fromEntries([...numbers].toSorted()));
 }
 
 /** What sums are divided by: with another division they are the same to rounding. */

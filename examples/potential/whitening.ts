@@ -83,18 +83,21 @@ export class Statistics {
       rows: Float64Array,
       k: number,
       target: number,
-      weight = 1,
+      weight: number,
     ): void => {
       row.set(rows.subarray(k * width, (k + 1) * width));
       row[width] = target;
       if (weight !== 1) { for (let p = 0; p <= width; p++) row[p]! *= weight; }
       addOuterProduct(gram, row);
     };
+    const { weights } = structure;
     structure.forces.forEach((force, k) => {
-      if (hasForce(structure, Math.floor(k / 3))) add(forces, k, force);
+      if (!hasForce(structure, Math.floor(k / 3))) return;
+      add(forces, k, force, Math.sqrt(weights.forces));
     });
     if (hasStress(structure)) {
-      structure.stress.forEach((x, k) => add(stress, k, x, STRESS_WEIGHT));
+      const weight = STRESS_WEIGHT * Math.sqrt(weights.stress);
+      structure.stress.forEach((x, k) => add(stress, k, x, weight));
     }
     return part;
   }
@@ -138,9 +141,10 @@ export function whiten(
   const packed = derivatives.slice();
   const sizes = new Float64Array(width);
   const row = new Float64Array(width + 1);
-  structures.forEach(({ numbers, energy }, s) => {
+  structures.forEach(({ numbers, energy, weights }, s) => {
     if (hasEnergy(structures[s]!)) {
-      const weight = ENERGY_WEIGHT / numbers.length;
+      const weight = ENERGY_WEIGHT * Math.sqrt(weights.energy) /
+        numbers.length;
       row.set(centred(energies[s]!, mean, basis));
       row[width] = energy - energyOfAtoms(numbers, freeAtoms.energies);
       addOuterProduct(packed, row.map((x) => weight * x));
