@@ -145,7 +145,35 @@ Deno.test("ExtxyzFile refuses a file that cannot be read", async () => {
   }
 });
 
-async function gzip(text: string): Promise<Uint8Array> {
+Deno.test("ExtxyzFile reads all members of a gzip file, and leaves it early", async () => {
+  const text = FILE.repeat(50);
+  const members = [0, 17, 17, 1000, text.length] // one of nothing, others cut in lines
+    .map((end, k, ends) => gzip(text.slice(ends[k - 1] ?? 0, end)));
+  const joined = (...more: Uint8Array<ArrayBuffer>[]): Promise<Uint8Array> =>
+    Promise.all(members).then((all) => new Blob([...all, ...more]).bytes());
+  const { structures } = await read(await joined());
+  const expected = await read(text);
+  assertEquals(
+    structures.map((one) => ({ ...one, source: "" })),
+    expected.structures.map((one) => ({ ...one, source: "" })),
+  );
+  assertEquals(structures.length, 50);
+  // Zeros fill up the blocks of a tape.
+  const padded = await read(await joined(new Uint8Array(512)));
+  assertEquals(padded.structures.length, structures.length);
+  await assertRejects(
+    async () => await read(await joined(new Uint8Array([1, 2, 3]))),
+    ExtxyzError,
+    "cannot be read",
+  );
+  await withFolder(async (folder) => {
+    const path = `${folder}/data.xyz.gz`;
+    await Deno.writeFile(path, await gzip(FILE.repeat(20_000)));
+    for await (const _ of (await ExtxyzFile.open(path)).structures()) break;
+  });
+});
+
+async function gzip(text: string): Promise<Uint8Array<ArrayBuffer>> {
   const stream = new Blob([text]).stream()
     .pipeThrough(new CompressionStream("gzip"));
   return new Uint8Array(await new Response(stream).arrayBuffer());

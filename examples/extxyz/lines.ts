@@ -5,6 +5,8 @@
  * @module
  */
 
+import { pipeline, Readable } from "node:stream";
+import { createGunzip } from "node:zlib";
 import { ExtxyzError } from "./error.ts";
 
 const LF = 10;
@@ -13,9 +15,14 @@ const BYTE_ORDER_MARK = [0xef, 0xbb, 0xbf];
 const GZIP = [0x1f, 0x8b];
 /** Bytes in memory; more where a line is longer. */
 const FIRST_CAPACITY = 1 << 20;
+/** Bytes of a compressed file that are read at once. */
+const COMPRESSED_PIECE = 1 << 16;
 
-/** Puts what comes next into some bytes: how many, null at the end. */
-type Read = (into: Uint8Array<ArrayBuffer>) => Promise<number | null>;
+/** Where bytes come from. */
+interface Source extends Disposable {
+  /** Puts what comes next into some bytes: how many, null at the end. */
+  read(into: Uint8Array<ArrayBuffer>): Promise<number | null>;
+}
 
 /**
  * Goes from line to line: `take() || await load()` is whether there is one more.
@@ -31,8 +38,7 @@ export class Lines implements Disposable {
   number = 0;
   bytes: Uint8Array<ArrayBuffer> = new Uint8Array(FIRST_CAPACITY);
 
-  readonly #file: Deno.FsFile;
-  readonly #read: Read;
+  readonly #source: Source;
   readonly #decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   /** Where the next line begins, how far its end was looked for, how much there is. */
   #next = 0;
@@ -40,10 +46,9 @@ export class Lines implements Disposable {
   #filled = 0;
   #isWhole = false;
 
-  private constructor(path: string, file: Deno.FsFile, read: Read) {
+  private constructor(path: string, source: Source) {
     this.path = path;
-    this.#file = file;
-    this.#read = read;
+    this.#source = source;
   }
 
   /**
@@ -52,9 +57,9 @@ export class Lines implements Disposable {
    * @throws {ExtxyzError} where it cannot be read.
    */
   static async open(path: string): Promise<Lines> {
-    let file: Deno.FsFile | undefined;
+    let source: Source | undefined;
     try {
-      file = await Deno.open(path);
+      const file = source = await Deno.open(path);
       // It is read twice, which a pipe cannot be.
       if (!(await file.stat()).isFile) throw new Error("it is no regular file");
       const start = new Uint8Array(3);
@@ -62,10 +67,8 @@ export class Lines implements Disposable {
       const begins = (...bytes: number[]): boolean =>
         length >= bytes.length && bytes.every((byte, i) => byte === start[i]);
       await file.seek(0, Deno.SeekMode.Start);
-      const read = begins(...GZIP)
-        ? decompressed(file)
-        : (into: Uint8Array<ArrayBuffer>) => file!.read(into);
-      const lines = new Lines(path, file, read);
+      if (begins(...GZIP)) source = new Decompressed(file);
+      const lines = new Lines(path, source);
       await lines.#fill(BYTE_ORDER_MARK.length);
       const { bytes } = lines;
       if (BYTE_ORDER_MARK.every((byte, i) => byte === bytes[i])) {
@@ -73,7 +76,7 @@ export class Lines implements Disposable {
       }
       return lines;
     } catch (error) {
-      if (file !== undefined) close(file);
+      source?.[Symbol.dispose]();
       throw unreadable(path, error);
     }
   }
@@ -122,7 +125,7 @@ export class Lines implements Disposable {
 
   /** Closes the file. */
   [Symbol.dispose](): void {
-    close(this.#file);
+    this.#source[Symbol.dispose]();
   }
 
   #moveTo(end: number): void {
@@ -138,7 +141,7 @@ export class Lines implements Disposable {
       this.#makeRoom();
       let length: number | null;
       try {
-        length = await this.#read(this.bytes.subarray(this.#filled));
+        length = await this.#source.read(this.bytes.subarray(this.#filled));
       } catch (error) {
         throw unreadable(this.path, error);
       }
@@ -160,28 +163,47 @@ export class Lines implements Disposable {
   }
 }
 
-/** Reads what is compressed in a file. */
-function decompressed(file: Deno.FsFile): Read {
-  const reader = file.readable
-    .pipeThrough(new DecompressionStream("gzip")).getReader();
-  let rest = new Uint8Array();
-  return async (into) => {
-    while (rest.length === 0) {
-      const { done, value } = await reader.read();
+/** What is compressed in a file: in one member of gzip's or, as bgzip writes, in many. */
+class Decompressed implements Source {
+  readonly #file: Deno.FsFile;
+  // The one of the web stops at the end of the first member.
+  readonly #gunzip = createGunzip();
+  readonly #pieces: AsyncIterator<Uint8Array>;
+  #rest: Uint8Array = new Uint8Array();
+
+  constructor(file: Deno.FsFile) {
+    this.#file = file;
+    const compressed = Readable.from(piecesOf(file));
+    // What fails is told to who reads.
+    pipeline(compressed, this.#gunzip, () => {});
+    this.#pieces = this.#gunzip[Symbol.asyncIterator]();
+  }
+
+  async read(into: Uint8Array<ArrayBuffer>): Promise<number | null> {
+    while (this.#rest.length === 0) {
+      const { done, value } = await this.#pieces.next();
       if (done) return null;
-      rest = value;
+      this.#rest = value;
     }
-    const length = Math.min(rest.length, into.length);
-    into.set(rest.subarray(0, length));
-    rest = rest.subarray(length);
+    const length = Math.min(this.#rest.length, into.length);
+    into.set(this.#rest.subarray(0, length));
+    this.#rest = this.#rest.subarray(length);
     return length;
-  };
+  }
+
+  [Symbol.dispose](): void {
+    this.#gunzip.destroy();
+    this.#file.close();
+  }
 }
 
-function close(file: Deno.FsFile): void {
-  try {
-    file.close();
-  } catch { /* a stream has closed it at its end */ }
+async function* piecesOf(file: Deno.FsFile): AsyncGenerator<Uint8Array> {
+  for (;;) {
+    const piece = new Uint8Array(COMPRESSED_PIECE);
+    const length = await file.read(piece);
+    if (length === null) return;
+    yield piece.subarray(0, length);
+  }
 }
 
 function unreadable(path: string, error: unknown): ExtxyzError {
