@@ -64,19 +64,37 @@ bool take_bytes(State& all, int device, size_t bytes) {
   return true;
 }
 
-/** Gives blocks back to the device until only so many bytes are reserved. */
-void trim(State& all, cudaMemPool_t pool, uint64_t bytes) {
+/**
+ * Takes blocks out of a pool until only so many bytes are reserved: what nobody
+ * uses any more, and what is behind the last use in this stream, whose
+ * addresses are given back there.
+ */
+std::vector<Block> trim(State& all, cudaMemPool_t pool, uint64_t bytes,
+                        cudaStream_t stream) {
+  std::vector<Block> pending;
   auto& kept = pool->kept;
   const auto rest =
       std::remove_if(kept.begin(), kept.end(), [&](const Kept& one) {
-        if (pool->reserved <= bytes || !one.freed->is_over()) return false;
+        if (pool->reserved <= bytes) return false;
+        const bool is_over = one.freed->is_over();
+        if (!is_over && (stream == nullptr || one.stream != stream))
+          return false;
         const size_t size = cost(one.block.bytes);
         pool->reserved -= size;
         all.used[pool->device] -= size;
-        give_back_addresses(one.block);
+        if (is_over)
+          give_back_addresses(one.block);
+        else
+          pending.push_back(one.block);
         return true;
       });
   kept.erase(rest, kept.end());
+  return pending;
+}
+
+/** The same, of what nobody uses any more. */
+void trim(State& all, cudaMemPool_t pool, uint64_t bytes) {
+  trim(all, pool, bytes, nullptr);
 }
 
 /** A block that is kept and may be used in this stream: the last freed. */
@@ -106,6 +124,7 @@ cudaError_t allocate_async(void** memory, size_t bytes, cudaMemPool_t pool,
                            cudaStream_t stream) {
   State& all = state();
   Kept kept = {};
+  std::vector<Block> pending;
   {
     std::lock_guard<std::mutex> lock(all.mutex);
     const int device = pool->device;
@@ -117,8 +136,9 @@ cudaError_t allocate_async(void** memory, size_t bytes, cudaMemPool_t pool,
       // What is kept in other sizes is used first, mapped to another address:
       // "remaps unused memory in the pool", says NVIDIA's blog on this
       // allocator.
-      trim(all, pool,
-           pool->reserved - std::min<uint64_t>(pool->reserved, size));
+      pending = trim(all, pool,
+                     pool->reserved - std::min<uint64_t>(pool->reserved, size),
+                     stream);
       if (!take_bytes(all, device, size)) {
         trim(all, pool, 0);
         if (!take_bytes(all, device, size)) return cudaErrorMemoryAllocation;
@@ -136,7 +156,9 @@ cudaError_t allocate_async(void** memory, size_t bytes, cudaMemPool_t pool,
   *memory = kept.block.address;
   const bool elsewhere = kept.freed && kept.stream != stream;
   return enqueue_work(stream, "cudaMallocAsync",
-                      [kept, elsewhere](Clocks* known) {
+                      [kept, elsewhere, pending](Clocks* known) {
+                        for (const Block& block : pending)
+                          give_back_addresses(block);
                         if (elsewhere) known->join(kept.freed->known());
                         come_alive(kept.block, access_of_thread(kWrite));
                       });

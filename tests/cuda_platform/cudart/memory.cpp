@@ -194,6 +194,11 @@ void mark(const Block& block, bool alive) {
   const size_t first = offset_of(block.address);
   for_pages(first, first + block.bytes, [&](size_t begin, size_t end) {
     PageLock lock(begin / kPage);
+    if (end - begin == kPage) {
+      std::fill_n(all.granules + begin / kGranule, kPageGranules,
+                  Granule{alive ? kAll : uint8_t{0}, 0});
+      return;
+    }
     for_granules(begin, end, [&](size_t i, uint8_t b) {
       Granule& granule = all.granules[i];
       granule.written &= static_cast<uint8_t>(~b);
