@@ -35,6 +35,7 @@ const FAULTS: Readonly<Record<string, string>> = {
   lifetime: "use after free: read by the kernel add_one",
   download: "race: ",
   device_memory_on_host: "the host follows an address of a GPU",
+  handle: "a stream is destroyed that has been already, or never was",
 };
 
 Deno.test({

@@ -328,8 +328,10 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   State& all = state();
   {
     std::lock_guard<std::mutex> lock(all.mutex);
-    if (all.streams.erase(stream) == 0)
+    if (all.streams.erase(stream) == 0) {
+      report("a stream is destroyed that has been already, or never was");
       return fail(cudaErrorInvalidResourceHandle);
+    }
     all.blocking[stream->device].erase(stream);
   }
   // Returns at once; what is enqueued is done all the same.
@@ -400,7 +402,10 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   CALL();
   State& all = state();
   std::lock_guard<std::mutex> lock(all.mutex);
-  if (all.events.erase(event) == 0) return fail(cudaErrorInvalidResourceHandle);
+  if (all.events.erase(event) == 0) {
+    report("an event is destroyed that has been already, or never was");
+    return fail(cudaErrorInvalidResourceHandle);
+  }
   event->last = nullptr;
   return cudaSuccess;
 }
