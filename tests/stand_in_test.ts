@@ -119,3 +119,29 @@ standInTest(
     assertEquals(await values(), [0, 1, 9]);
   },
 );
+
+Deno.test({
+  name:
+    "a test that hangs fails, with what its streams and threads do [stand-in]",
+  ignore: standIn === undefined,
+  fn: async () => {
+    const { code, stdout } = await startProgram(Deno.execPath(), [
+      "run",
+      "-A",
+      "--no-check",
+      `${ROOT}tests/cuda_platform/suite.ts`,
+      "--limit",
+      "20",
+      "tests/fixtures/hanging_stream.ts",
+    ]).finished();
+    assertEquals(code, 1, stdout);
+    for (
+      const words of [
+        "waits for ever [stand-in] ...",
+        "a stream of cuda:0 runs cudaLaunchHostFunc, then a wait",
+        "cudaDeviceSynchronize at ",
+        "stand-in: FAILED | 0 passed | 1 failed | 0 ignored (seed 1)",
+      ]
+    ) assertStringIncludes(stdout, words);
+  },
+});

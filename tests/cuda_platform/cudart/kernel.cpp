@@ -299,6 +299,12 @@ bool has_code_for(const char* targets, int capability) {
 
 }  // namespace
 
+std::string describe(const RunningBlock& block) {
+  return " in block " + std::to_string(block.index) + ", thread " +
+         std::to_string(block.current) + " of " +
+         block.launch->access.operation.name;
+}
+
 /* ---- what kernels call ---------------------------------------------------*/
 
 cudaError_t launch(const cudaLaunchConfig_t& config, Kernel kernel) {

@@ -14,6 +14,9 @@ struct RunningBlock;
 extern __thread RunningBlock* running_block
     __attribute__((tls_model("initial-exec")));
 
+/** " in block 3, thread 17 of the kernel fill". */
+std::string describe(const RunningBlock& block);
+
 /**
  * An access by it, to an address of at least this alignment; does not return if
  * it ends the kernel.

@@ -63,19 +63,6 @@ std::string look_up(const char* options, const void* pc, int offset) {
   return text;
 }
 
-/** File and line, and the functions that the code was inlined into. */
-std::string source_of(const void* pc) {
-  // The instruction before the one to which the hook returns.
-  const std::string text = look_up("-fip", pc, 1);
-  std::string indented;
-  for (size_t at = 0; at < text.size();) {
-    const size_t end = std::min(text.find('\n', at), text.size());
-    indented += "      " + text.substr(at, end - at) + "\n";
-    at = end + 1;
-  }
-  return indented;
-}
-
 const char* verb(Kind kind) {
   return kind == kRead ? "read" : kind == kWrite ? "write" : "atomic";
 }
@@ -175,6 +162,18 @@ void report_at(const std::string& fault, const char* address, const Access& now,
 }
 
 void report(const std::string& fault) { print(fault, ""); }
+
+std::string source_of(const void* pc) {
+  // The instruction before the one to which a call returns.
+  const std::string text = look_up("-fip", pc, 1);
+  std::string indented;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    indented += "      " + text.substr(at, end - at) + "\n";
+    at = end + 1;
+  }
+  return indented;
+}
 
 std::string function_at(const void* function) {
   const std::string text = look_up("-f", function, 0);

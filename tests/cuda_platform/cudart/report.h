@@ -25,6 +25,9 @@ void report_unwritten(const char* address, const Access& now, const void* pc,
 void report_at(const std::string& fault, const char* address, const Access& now,
                const void* pc);
 
+/** File and line of code, and the functions that it was inlined into. */
+std::string source_of(const void* pc);
+
 /** The name of a function, by the debug information. */
 std::string function_at(const void* function);
 

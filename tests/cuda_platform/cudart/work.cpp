@@ -282,6 +282,33 @@ void wait_for_device(int device) {
   }
 }
 
+std::string describe_streams() {
+  State& all = state();
+  // Who hangs may have it.
+  const std::unique_lock<std::mutex> lock(all.mutex, std::try_to_lock);
+  if (!lock) return "   the list of streams is locked\n";
+  std::set<cudaStream_t> streams = all.streams;
+  for (const cudaStream_t legacy : all.legacy)
+    if (legacy) streams.insert(legacy);
+  std::string text;
+  for (const cudaStream_t stream : streams) {
+    text += "   a stream of cuda:" + std::to_string(stream->device);
+    const std::unique_lock<std::mutex> own(stream->mutex, std::try_to_lock);
+    if (!own)
+      text += " is locked";
+    else if (stream->queue.empty())
+      text += " has nothing to do";
+    // The first one keeps its place until it is done.
+    for (size_t i = 0; own && i < stream->queue.size(); ++i)
+      text += (i == 0   ? " runs "
+               : i == 1 ? ", then "
+                        : ", ") +
+              std::string(stream->queue[i].name);
+    text += "\n";
+  }
+  return text;
+}
+
 void lose_device(cudaError_t error) {
   lose_device(running_stream ? running_stream->device : current_device(),
               error);

@@ -62,6 +62,9 @@ std::shared_ptr<Moment> mark(cudaStream_t stream);
 /** Waits for all work of a device; the host then knows of it. */
 void wait_for_device(int device);
 
+/** What each stream has to do: a line each. */
+std::string describe_streams();
+
 }  // namespace cuda_platform
 
 #endif /* CUDA_PLATFORM_WORK_H */
