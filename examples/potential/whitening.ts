@@ -17,8 +17,8 @@
  * @module
  */
 
-import { EigenvalueDecomposition, Matrix } from "ml-matrix";
 import type { Basis } from "./basis.ts";
+import { independentColumns, inverseFactor } from "./cholesky.ts";
 import type { DesignRows } from "./descriptors.ts";
 import { energyOfAtoms, type FreeAtoms } from "./free_atoms.ts";
 import { countLabels, hasEnergy, hasForce, hasStress } from "./labels.ts";
@@ -30,8 +30,8 @@ const ENERGY_WEIGHT = 100;
 const STRESS_WEIGHT = 30;
 /** What is added to the variances, relative to those of the functions. */
 const RIDGE = 1e-10;
-/** Variances below this, relative to the largest, are rounding errors. */
-const RANK_TOLERANCE = 1e-13;
+/** Parts of a variance that no other function has are rounding errors below this. */
+const RANK_TOLERANCE = 1e-12;
 /** As are functions that vary by less than this, relative to their size … */
 const ROUNDING = 1e-8;
 /** … which is at least this, relative to the largest: symmetry makes some zero. */
@@ -155,46 +155,43 @@ export function whiten(
     }
   });
 
-  // Scaled to a diagonal of 1 first, which the eigenvectors are more exact for.
-  const gram = Matrix.zeros(width, width);
+  // Scaled to a diagonal of 1 first, so that all are told apart alike.
+  const gram = new Float64Array(width * width);
   const right = new Float64Array(width);
   for (let p = 0, k = 0; p < width; p++) {
     for (let q = p; q < width; q++, k++) {
-      gram.set(p, q, packed[k]! / rows);
-      gram.set(q, p, packed[k]! / rows);
+      gram[p * width + q] = gram[q * width + p] = packed[k]! / rows;
     }
     right[p] = packed[k++]! / rows;
   }
   const least = LEAST_SIZE * sizes.reduce((a, b) => Math.max(a, b));
-  const scale = gram.diagonal().map((x, p) => {
+  const scale = sizes.map((size, p) => {
     const element = basis.elements[p];
     const isFixed = element !== undefined && freeAtoms.isKnown(element);
-    const varies = Math.sqrt(x) > ROUNDING * Math.max(sizes[p]!, least);
-    return varies && !isFixed ? 1 / Math.sqrt(x) : 0;
+    const deviation = Math.sqrt(gram[p * width + p]!);
+    const varies = deviation > ROUNDING * Math.max(size, least);
+    return varies && !isFixed ? 1 / deviation : 0;
   });
-  for (let p = 0; p < width; p++) {
-    gram.mulRow(p, scale[p]!).mulColumn(p, scale[p]!);
+  for (let p = 0, k = 0; p < width; p++) {
+    for (let q = 0; q < width; q++, k++) gram[k]! *= scale[p]! * scale[q]!;
   }
-  const { realEigenvalues: variances, eigenvectorMatrix: vectors } =
-    new EigenvalueDecomposition(gram, { assumeSymmetric: true });
-  const noise = RANK_TOLERANCE * Math.max(...variances);
-  const kept = variances.flatMap((variance, q) => variance > noise ? [q] : []);
-  if (kept.length === 0) {
+  const kept = independentColumns(gram, width, RANK_TOLERANCE);
+  const size = kept.length;
+  if (size === 0) {
     throw new DataSetError("the structures do not determine any function");
   }
 
-  const transform = new Float64Array(width * kept.length);
-  const start = new Float64Array(kept.length);
-  for (let p = 0; p < width; p++) {
-    kept.forEach((q, column) => {
-      const x = scale[p]! * vectors.get(p, q) /
-        Math.sqrt(variances[q]! + RIDGE);
-      transform[p * kept.length + column] = x;
-      start[column]! += x * right[p]!;
-    });
-  }
-  const { energies: ofAtoms } = freeAtoms;
-  return { freeAtoms: ofAtoms, mean, transform, start, size: kept.length };
+  const inverse = inverseFactor(gram, width, kept, RIDGE);
+  const transform = new Float64Array(width * size);
+  const start = new Float64Array(size);
+  kept.forEach((p, k) => {
+    for (let q = k; q < size; q++) {
+      const x = scale[p]! * inverse[q * size + k]!;
+      transform[p * size + q] = x;
+      start[q]! += x * right[p]!;
+    }
+  });
+  return { freeAtoms: freeAtoms.energies, mean, transform, start, size };
 }
 
 /** Design rows in the whitened basis. */
