@@ -12,6 +12,7 @@
 import {
   Adam,
   AtomlossError,
+  CollectiveError,
   Device,
   InternalError,
   matmul,
@@ -37,6 +38,7 @@ import { findFreeAtoms, type FreeAtoms } from "./potential/free_atoms.ts";
 import { HELP, type Options, parseOptions } from "./potential/options.ts";
 import { GeometryError } from "./potential/neighbors.ts";
 import { countLabels } from "./potential/labels.ts";
+import { GoodState } from "./potential/good_state.ts";
 import { Interrupted, Interruption } from "./potential/interruption.ts";
 import { drawPlot, type LossPoint } from "./potential/plot.ts";
 import { ParityPoints } from "./potential/parity.ts";
@@ -160,7 +162,7 @@ async function main(options: Options): Promise<void> {
   if (options.resume) await resume(training, options.checkpoint!, group);
   const began = performance.now();
   const steps = options.steps - adam.steps;
-  await fit(training, trainBatches, random, options, group);
+  await fit(training, adam, trainBatches, random, options, group);
   await device.synchronize();
   const seconds = (performance.now() - began) / 1000;
 
@@ -225,17 +227,19 @@ async function main(options: Options): Promise<void> {
  *
  * @param training Parameters `[P, 1]` and what belongs to them, the same on all
  * replicas. The loss is recorded along the way.
+ * @param adam Of these parameters.
  * @param batches This replica's share of every batch.
  * @param random Draws the order of the batches, the same on all replicas.
  */
 async function fit(
   training: Training,
+  adam: Adam,
   batches: readonly Batch[],
   random: Random,
   options: Options,
   group: ProcessGroup,
 ): Promise<void> {
-  const { parameters, adam, losses } = training;
+  const { parameters, losses } = training;
   const { device, shape, dtype } = parameters;
   using gradient = device.zeros(shape, dtype);
   // All losses in one launch, their sample counts in one collective. What has
@@ -261,6 +265,8 @@ async function fit(
   using progress = new Progress("training", options.steps, isFirst);
   await progress.update(done);
   let taken = done; // steps that are whole
+  let saved = done; // steps of the last checkpoint
+  using good = new GoodState(training);
 
   try {
     for (let step = 1; step <= options.steps; step++) {
@@ -337,6 +343,7 @@ async function fit(
       const point = isRead
         ? { step, loss: await average(total, group) }
         : undefined;
+      if (isRead && isFirst && directory !== undefined) good.keep();
 
       // Replicas average their gradients, and so all take the same step.
       group.averageGradients([gradient]);
@@ -351,6 +358,7 @@ async function fit(
         step === options.steps;
       if (isFirst && directory !== undefined && isDue) {
         await writeCheckpoint(directory, training);
+        saved = step;
       }
       await interruption.check();
     }
@@ -360,26 +368,36 @@ async function fit(
     // checkpoint could not be written, the next one could not.
     const isWhole = adam.steps === taken && !(error instanceof CheckpointError);
     if (isFirst && directory !== undefined && isWhole) {
-      await rescue(training, directory);
+      const before = good.kept;
+      const isNews = before !== undefined && before.adam.steps > saved;
+      await rescue(isNews ? [training, before] : [training], directory);
     }
     throw reason;
   }
 }
 
 /**
- * Writes the state that a training has when it ends early. After a failed
- * collective there is one on a CPU, where nothing was computed from its result;
- * what a GPU may have computed from it cannot be read, and the last checkpoint
- * stays.
+ * Writes the state that a training has when it ends early: the first that can be
+ * read. On a GPU a collective that has failed may have gone into the last, not
+ * into one that was kept before; on a CPU a step ends where a collective fails.
  */
-async function rescue(training: Training, directory: string): Promise<void> {
-  try {
-    await writeCheckpoint(directory, training);
-    console.error(`${speaker}: checkpoint after step ${training.adam.steps}`);
-  } catch (error) {
-    // It must not hide what has ended the training.
-    console.error(`${speaker}: no checkpoint: ${error}`);
+async function rescue(
+  states: readonly Training[],
+  directory: string,
+): Promise<void> {
+  let reason: unknown;
+  for (const state of states) {
+    try {
+      await writeCheckpoint(directory, state);
+      console.error(`${speaker}: checkpoint after step ${state.adam.steps}`);
+      return;
+    } catch (error) {
+      reason = error;
+      if (!(error instanceof CollectiveError)) break;
+    }
   }
+  // It must not hide what has ended the training.
+  console.error(`${speaker}: no checkpoint: ${reason}`);
 }
 
 /** Puts the state of the checkpoint into a training, if there is one. */

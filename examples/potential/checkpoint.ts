@@ -34,8 +34,8 @@ const FILE = "checkpoint.safetensors";
 /** A training as its checkpoint has it. */
 export interface Training {
   readonly parameters: Tensor;
-  /** Of these parameters; its `steps` are those of the training. */
-  readonly adam: Adam;
+  /** What Adam keeps of these parameters; its `steps` are those of the training. */
+  readonly adam: Pick<Adam, "steps" | "state">;
   /** The loss along the way. */
   readonly losses: LossPoint[];
   readonly whitening: Whitening;
