@@ -6,9 +6,18 @@ import {
   DTypeError,
 } from "../errors.ts";
 import { NativeHandle } from "../ffi/native_handle.ts";
-import { type Device, nativeOf } from "../tensor/device.ts";
+import { type Device, nativeOf, originsOf } from "../tensor/device.ts";
 import { type DType, dtypeCode, isFloating } from "../tensor/dtype.ts";
-import { checkTensor, checkWritable, Tensor } from "../tensor/tensor.ts";
+import {
+  addressOf,
+  checkTensor,
+  checkTraced,
+  checkWritable,
+  originOf,
+  pointerOf,
+  setOrigin,
+  Tensor,
+} from "../tensor/tensor.ts";
 import { findPlace, type Place } from "./environment.ts";
 import { Rendezvous } from "./rendezvous.ts";
 
@@ -58,6 +67,34 @@ function onThread(
 ): Promise<number> {
   // The group within its device, so that it is the first to be released.
   return nativeOf(device).onThread(() => group.onThread(call));
+}
+
+/**
+ * Enqueues a collective and keeps the origin of what it writes: of a collective
+ * that fails, that is of something lost.
+ *
+ * @param reads What it reduces or sends.
+ * @param call Is given the origin of that, where the library puts the new one;
+ * gives the status.
+ * @returns The origin of the result.
+ */
+function collect(
+  { library }: NativeHandle,
+  device: Device,
+  reads: readonly Tensor[],
+  writes: readonly Tensor[],
+  call: (origin: Float64Array<ArrayBuffer>) => number,
+): number {
+  const origin = Float64Array.of(originOf(device, reads));
+  const before = origin[0];
+  const status = call(origin);
+  // The same: it was refused before anything was touched.
+  if (origin[0] !== before) {
+    originsOf(device).latest = origin[0]!;
+    setOrigin(writes, origin[0]!, true);
+  }
+  library.check(status);
+  return origin[0]!;
 }
 
 /** Closes groups that were never disposed. */
@@ -287,7 +324,7 @@ export class ProcessGroup {
         `${what} is on ${tensor.device.name}, expected the device of the process group, ${this.device.name}`,
       );
     }
-    tensor.pointer; // throws if it was disposed
+    addressOf(tensor); // throws if it was disposed
   }
 
   /** One collective per dtype for any number of tensors. */
@@ -318,15 +355,21 @@ export class ProcessGroup {
     });
     if (native === undefined) return;
     for (const [dtype, same] of byDType) {
-      native.library.check(
-        native.library.symbols.al_all_reduce(
-          native.handle,
-          dtypeCode(dtype),
-          REDUCE_OPS[op],
-          same.length,
-          BigUint64Array.from(same, (t) => Deno.UnsafePointer.value(t.pointer)),
-          BigInt64Array.from(same, (t) => BigInt(t.size)),
-        ),
+      collect(
+        native,
+        this.device,
+        same,
+        same,
+        (origin) =>
+          native.library.symbols.al_all_reduce(
+            native.handle,
+            dtypeCode(dtype),
+            REDUCE_OPS[op],
+            same.length,
+            BigUint64Array.from(same, addressOf),
+            BigInt64Array.from(same, (t) => BigInt(t.size)),
+            origin,
+          ),
       );
     }
   }
@@ -381,13 +424,19 @@ export class ProcessGroup {
     // The root writes nothing; but it must not wait for others who fail here.
     checkWritable(tensor, "tensor");
     if (native === undefined) return;
-    native.library.check(
-      native.library.symbols.al_broadcast(
-        native.handle,
-        tensor.pointer,
-        BigInt(tensor.byteLength),
-        root,
-      ),
+    collect(
+      native,
+      this.device,
+      root === this.rank ? [tensor] : [],
+      [tensor],
+      (origin) =>
+        native.library.symbols.al_broadcast(
+          native.handle,
+          pointerOf(tensor),
+          BigInt(tensor.byteLength),
+          root,
+          origin,
+        ),
     );
   }
 
@@ -462,16 +511,23 @@ export function countAllReduce(
   const native = group === undefined ? undefined : friend(group);
   const onDevice = counts instanceof Tensor ? counts : undefined;
   const ticket = new BigInt64Array(1);
+  let origin = 0;
   if (native !== undefined) {
     const { library, handle } = native;
-    library.check(
-      library.symbols.al_count_all_reduce(
-        handle,
-        onDevice ? onDevice.size : (counts as readonly number[]).length,
-        onDevice ? null : Float64Array.from(counts as number[]),
-        onDevice ? onDevice.pointer : null,
-        ticket,
-      ),
+    origin = collect(
+      native,
+      group!.device,
+      onDevice ? [onDevice] : [],
+      [],
+      (origin) =>
+        library.symbols.al_count_all_reduce(
+          handle,
+          onDevice ? onDevice.size : (counts as readonly number[]).length,
+          onDevice ? null : Float64Array.from(counts as number[]),
+          onDevice ? pointerOf(onDevice) : null,
+          origin,
+          ticket,
+        ),
     );
   }
   let isPending = true;
@@ -482,20 +538,25 @@ export function countAllReduce(
           "the ProcessGroup of these counts was disposed",
         );
       }
-      const { library, handle } = nativeOf(totals.device);
-      library.check(
+      const { device } = totals;
+      const { library, handle } = nativeOf(device);
+      const sums = pointerOf(totals);
+      checkTraced(
+        device,
         library.symbols.al_count_totals(
           handle,
           native?.handle ?? null,
           ticket[0]!,
           totals.size / 2,
-          native === undefined ? onDevice!.pointer : null,
+          native === undefined ? pointerOf(onDevice!) : null,
           minimum,
           divisors,
-          totals.pointer,
-          Deno.UnsafePointer.offset(totals.pointer, totals.byteLength / 2),
+          sums,
+          Deno.UnsafePointer.offset(sums, totals.byteLength / 2),
         ),
+        () => ({ reads: [native ? null : onDevice], writes: [totals] }),
       );
+      if (native !== undefined) setOrigin([totals], origin, true);
       isPending = false;
     },
     drop(): void {

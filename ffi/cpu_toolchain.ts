@@ -26,6 +26,7 @@ const SOURCES = [
 const HEADERS = [
   ...SHARED_HEADERS,
   "shared/half.h",
+  "cpu/device.h",
   "cpu/free_memory.h",
   "cpu/loss_input.h",
   "cpu/loss_kernels.h",

@@ -37,6 +37,7 @@ export const SHARED_HEADERS: readonly string[] = [
   "atomloss.h",
   "shared/block_cache.h",
   "shared/call.h",
+  "shared/collective_log.h",
   "defined/defined_losses.h",
   "shared/dispatch.h",
   "shared/divisors.h",

@@ -54,7 +54,11 @@ export const symbols = {
     result: status,
   },
   al_device_close: { parameters: [device], result: status },
-  al_synchronize: { parameters: [device], result: status, nonblocking: true },
+  al_synchronize: {
+    parameters: [device, /* since */ "f64"],
+    result: status,
+    nonblocking: true,
+  },
   al_device_stream: {
     parameters: [device, /* stream */ host],
     result: status,
@@ -77,11 +81,24 @@ export const symbols = {
     result: status,
   },
   al_download: {
-    parameters: [device, memory, host, /* bytes */ "i64", /* ticket */ host],
+    parameters: [
+      device,
+      memory,
+      host,
+      /* bytes */ "i64",
+      /* origin */ "f64",
+      /* ticket */ host,
+    ],
     result: status,
   },
   al_download_wait: {
-    parameters: [device, /* ticket */ "i64", host, /* bytes */ "i64"],
+    parameters: [
+      device,
+      /* ticket */ "i64",
+      host,
+      /* bytes */ "i64",
+      /* origin */ "f64",
+    ],
     result: status,
     nonblocking: true,
   },
@@ -298,6 +315,7 @@ export const symbols = {
   },
 
   // collectives
+  al_origin_check: { parameters: [device, /* origin */ "f64"], result: status },
   al_group_open: {
     parameters: [
       device,
@@ -327,6 +345,7 @@ export const symbols = {
       /* count */ "i32",
       /* buffers */ host,
       /* sizes */ host,
+      /* origin */ host,
     ],
     result: status,
   },
@@ -336,6 +355,7 @@ export const symbols = {
       /* buffer */ memory,
       /* bytes */ "i64",
       /* root */ "i32",
+      /* origin */ host,
     ],
     result: status,
   },
@@ -345,6 +365,7 @@ export const symbols = {
       /* n */ "i32",
       /* counts */ host,
       /* device_counts */ memory,
+      /* origin */ host,
       /* ticket */ host,
     ],
     result: status,

@@ -19,10 +19,16 @@
  * collectives do hold their caller.
  * - Sums are taken in float64 in an order that depends on the sizes alone, so
  *   the same input gives the same bits.
+ * - A collective may fail long after it was enqueued, and what was computed
+ *   from it is then worth nothing. The library numbers the collectives of a
+ *   device; whoever has tensors keeps an origin of each, the number of the
+ *   latest collective that it was computed from, and passes it where a tensor
+ *   is read by the host or goes into a collective.
  */
 #ifndef ATOMLOSS_H
 #define ATOMLOSS_H
 
+#include <math.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -30,7 +36,7 @@ extern "C" {
 #endif
 
 /** Raised whenever a signature or a meaning below changes. */
-#define AL_ABI_VERSION 6
+#define AL_ABI_VERSION 7
 
 typedef int32_t al_status;
 
@@ -54,6 +60,19 @@ typedef enum {
   AL_INT64 = 5,
   AL_BOOL = 6
 } al_dtype;
+
+/** The origin of what no collective of the device went into. */
+#define AL_ORIGIN_NONE 0.0
+
+/**
+ * Numbers of collectives that are enqueued after n failures are at least n
+ * times as large. From then on the latest of two origins may be good where the
+ * other is lost, so each is to be asked for by al_origin_check().
+ */
+#define AL_ORIGIN_GENERATION 4294967296.0
+
+/** An origin of what may be computed from any collective until now. */
+#define AL_ORIGIN_UNKNOWN HUGE_VAL
 
 typedef enum { AL_SUM = 0, AL_AVG = 1, AL_MAX = 2, AL_MIN = 3 } al_reduce_op;
 
@@ -136,8 +155,11 @@ al_status al_device_count(int32_t* count);
 al_status al_device_open(int32_t ordinal, al_device** device);
 al_status al_device_close(al_device* device);
 
-/** Waits until everything enqueued on the device so far is done. */
-al_status al_synchronize(al_device* device);
+/**
+ * Waits until everything enqueued on the device so far is done. Fails if a
+ * collective from this number on has failed.
+ */
+al_status al_synchronize(al_device* device, double since);
 
 /**
  * *stream = the cudaStream_t on which the device's work is enqueued, for others
@@ -175,12 +197,12 @@ al_status al_upload(al_device* device, void* memory, const void* host,
  * Takes the value that memory has at this point of the device's order.
  * *ticket == 0: the bytes are in host already. Otherwise they are there once
  * al_download_wait(device, ticket, host, bytes) has returned, which must be
- * called exactly once.
+ * called exactly once. Both fail if what has this origin is lost.
  */
 al_status al_download(al_device* device, const void* memory, void* host,
-                      int64_t bytes, int64_t* ticket);
+                      int64_t bytes, double origin, int64_t* ticket);
 al_status al_download_wait(al_device* device, int64_t ticket, void* host,
-                           int64_t bytes);
+                           int64_t bytes, double origin);
 
 al_status al_zero(al_device* device, void* memory, int64_t bytes);
 al_status al_copy(al_device* device, void* destination, const void* source,
@@ -483,15 +505,23 @@ al_status al_group_connect(al_group* group, const void* blobs, int64_t bytes);
 al_status al_group_close(al_group* group);
 
 /**
+ * Fails if what has this origin is lost, since a collective that it was
+ * computed from is known to have failed.
+ */
+al_status al_origin_check(al_device* device, double origin);
+
+/**
  * `count` buffers of one dtype (floating or integer; AL_AVG floating only)
- * reduced in place as one collective. The two arrays are host memory.
+ * reduced in place as one collective. The two arrays are host memory. *origin
+ * is that of the buffers, before and after: also if the call fails, which they
+ * are lost by if it has touched them.
  */
 al_status al_all_reduce(al_group* group, int32_t dtype, int32_t op,
                         int32_t count, void* const* buffers,
-                        const int64_t* sizes);
+                        const int64_t* sizes, double* origin);
 
 al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
-                       int32_t root);
+                       int32_t root, double* origin);
 
 /**
  * Starts to add up counts over the replicas, in one collective: counts[i] of
@@ -499,10 +529,12 @@ al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
  * device memory if counts is NULL. Nothing waits for it before al_count_totals
  * is called with *ticket, which must be done exactly once. Doubles, since sums
  * of weights are among them: counts are exact up to 2^53. device_counts may be
- * freed when the call returns.
+ * freed when the call returns. *origin is that of device_counts, and then of
+ * the sums.
  */
 al_status al_count_all_reduce(al_group* group, int32_t n, const double* counts,
-                              const double* device_counts, int64_t* ticket);
+                              const double* device_counts, double* origin,
+                              int64_t* ticket);
 
 /** What a factor is made of, in host memory: one for each count. */
 typedef struct {

@@ -6,8 +6,10 @@ import { dtypeCode, isFloating } from "../tensor/dtype.ts";
 import { shapeSize } from "../tensor/shape.ts";
 import {
   checkTensor,
+  checkTraced,
   INPUTS_OFFSET,
   onResult,
+  pointerOf,
   type ResultListener,
   Tensor,
 } from "../tensor/tensor.ts";
@@ -49,6 +51,9 @@ export interface DDPLossOptions extends ReducedLossOptions {
   /** Numbers in place of those of the loss's definition. The same on all replicas. */
   parameters?: Parameters;
 }
+
+/** Of what is not divided. */
+const NO_FACTOR: Factor = { scale: 1, factors: 0n, totals: null };
 
 /** Divided by their number over all replicas, whatever that is. */
 const DIVISORS = new Divisors([{ groupWeights: null, ofWeights: false }], 0);
@@ -228,7 +233,7 @@ export class DDPLoss {
    * @returns Scalar: float64 for a float64 loss, otherwise float32.
    */
   sum(_input: Tensor, loss: Tensor, _natoms?: Tensor | null): Tensor {
-    return this.#sumEntries(loss, { scale: 1, factors: 0n });
+    return this.#sumEntries(loss, NO_FACTOR);
   }
 
   /**
@@ -296,7 +301,7 @@ export class DDPLoss {
     try { // `using` would take a fifth of the call
       const factor = mean && normalizer !== undefined
         ? factorsOf(normalizer, input.device, this)(0, entries, "")
-        : { scale: 1, factors: 0n };
+        : NO_FACTOR;
       const written = outputs();
       const { value, grad } = written;
       if (native === undefined) {
@@ -306,7 +311,10 @@ export class DDPLoss {
         this.#table.setParameters(0, parameters);
         this.#table.setOutput(0, value, grad);
         this.#table.setFactor(0, factor.scale, factor.factors);
-        this.#table.reduce(input.device, null);
+        this.#table.reduce(input.device, null, () => ({
+          reads: [input, target, native.natoms, factor.totals],
+          writes: [value, grad],
+        }));
       }
       onResult(value, this.#remarks);
       return written;
@@ -340,35 +348,48 @@ export class DDPLoss {
         finiteTarget,
       ]] as const
     ) {
-      const count = Deno.UnsafePointer.offset(nonfinite.pointer, 8 * i);
-      library.check(
-        symbols.al_nan_to_num(handle, code, x.pointer, size, to.pointer, count),
+      const count = Deno.UnsafePointer.offset(pointerOf(nonfinite), 8 * i);
+      checkTraced(
+        device,
+        symbols.al_nan_to_num(
+          handle,
+          code,
+          pointerOf(x),
+          size,
+          pointerOf(to),
+          count,
+        ),
+        () => ({ reads: [x, nonfinite], writes: [to, nonfinite] }),
       );
     }
     using unreduced = this.lossFn.forward(finite, target, natoms);
     this.#sumInto(unreduced, factor, value);
     // Of the input, then of the target.
-    const counts = Deno.UnsafePointer.offset(value.pointer, INPUTS_OFFSET);
-    library.check(
+    const counts = Deno.UnsafePointer.offset(pointerOf(value), INPUTS_OFFSET);
+    checkTraced(
+      device,
       symbols.al_copy(
         handle,
         counts,
-        nonfinite.pointer,
+        pointerOf(nonfinite),
         BigInt(nonfinite.byteLength),
       ),
+      () => ({ reads: [value, nonfinite], writes: [value] }),
     );
     if (grad === null) return;
 
     using gradOutput = Tensor.empty(device, unreduced.shape, dtype);
-    library.check(
+    checkTraced(
+      device,
       symbols.al_fill(
         handle,
         code,
-        gradOutput.pointer,
+        pointerOf(gradOutput),
         BigInt(gradOutput.size),
         factor.scale,
         Deno.UnsafePointer.create(factor.factors),
       ),
+      () => ({ reads: [factor.totals], writes: [gradOutput] }),
     );
     const written = this.lossFn.backward(finite, target, natoms, gradOutput, {
       out: grad,
@@ -377,14 +398,16 @@ export class DDPLoss {
       using other = written;
       grad.copy_(other);
     }
-    library.check(
+    checkTraced(
+      device,
       symbols.al_zero_nonfinite(
         handle,
         code,
-        input.pointer,
+        pointerOf(input),
         size,
-        grad.pointer,
+        pointerOf(grad),
       ),
+      () => ({ reads: [input, grad], writes: [grad] }),
     );
   }
 
@@ -400,18 +423,24 @@ export class DDPLoss {
     return value;
   }
 
-  #sumInto(loss: Tensor, { scale, factors }: Factor, value: Tensor): void {
+  #sumInto(
+    loss: Tensor,
+    { scale, factors, totals }: Factor,
+    value: Tensor,
+  ): void {
     const { library, handle } = nativeOf(loss.device);
-    library.check(
+    checkTraced(
+      loss.device,
       library.symbols.al_sum(
         handle,
         dtypeCode(loss.dtype),
-        loss.pointer,
+        pointerOf(loss),
         BigInt(loss.size),
         scale,
         Deno.UnsafePointer.create(factors),
-        value.pointer,
+        pointerOf(value),
       ),
+      () => ({ reads: [loss, totals], writes: [value] }),
     );
   }
 }

@@ -363,7 +363,11 @@ export class MaskedTasks {
       let counts: Tensor | undefined;
       if (batch.counted) {
         counts = batch.scratch([this.divisors.count], "float64");
-        table.countSamples(device, counts);
+        table.countSamples(
+          device,
+          counts,
+          () => ({ reads: tensorsOf(inputs), writes: [counts] }),
+        );
       }
       if (given === undefined && this.#reduces) {
         own = counts !== undefined
@@ -372,25 +376,31 @@ export class MaskedTasks {
       }
       const normalizer = given ?? own;
       const factor = normalizer && factorsOf(normalizer, device, this);
+      let totals: Tensor | null = null;
       for (let i = 0; i < inputs.length; i++) {
         const coefficient = coefficients[i]!;
         if (this.tasks[i]!.reduction === "sum" || factor === undefined) {
           table.setFactor(i, coefficient, 0n);
         } else {
           const { of } = this.#labels[i]!;
-          const { scale, factors } = factor(
+          const mine = factor(
             i,
             batch.samples[this.divisors.first[i]!]!,
             of,
           );
-          table.setFactor(i, coefficient * scale, factors);
+          table.setFactor(i, coefficient * mine.scale, mine.factors);
+          totals ??= mine.totals;
         }
       }
       const written = outputs();
       for (let i = 0; i < inputs.length; i++) {
         table.setOutput(i, written.values[i]!, written.grads[i] ?? null);
       }
-      table.reduce(device, written.total);
+      const { total, values, grads } = written;
+      table.reduce(device, total, () => ({
+        reads: [...tensorsOf(inputs), totals],
+        writes: [total, ...values, ...grads],
+      }));
       sampled(written, normalizer === undefined ? [] : sumsOf(normalizer));
       return written;
     } finally {
@@ -505,6 +515,23 @@ export class MaskedTasks {
       batch.samples.push(input.entries);
     }
   }
+}
+
+/** What tasks read. */
+function tensorsOf(
+  inputs: readonly (TaskInput | undefined)[],
+): (Tensor | null | undefined)[] {
+  return inputs.flatMap((task) =>
+    task === undefined ? [] : [
+      task.input,
+      task.target,
+      task.natoms,
+      task.mask,
+      task.weights,
+      task.scale,
+      task.groups,
+    ]
+  );
 }
 
 /** What the tasks of one call need on the device, and what is known of them. */

@@ -10,7 +10,13 @@ import type { ProcessGroup } from "../distributed/process_group.ts";
 import { type Device, nativeOf } from "../tensor/device.ts";
 import { dtypeCode } from "../tensor/dtype.ts";
 import { equalShapes, formatShape } from "../tensor/shape.ts";
-import { checkDevice, checkTensor, Tensor } from "../tensor/tensor.ts";
+import {
+  checkDevice,
+  checkTensor,
+  checkTraced,
+  pointerOf,
+  Tensor,
+} from "../tensor/tensor.ts";
 import { checkNatoms, checkPair } from "./native_loss.ts";
 
 /** al_metrics_sums of kernels/atomloss.h: doubles in this order. */
@@ -251,24 +257,37 @@ export class Metrics {
     if (energy !== undefined) checkEnergy(sums, energy, natoms.size);
     if (forces !== undefined) checkForces(sums, forces);
     const { library, handle } = nativeOf(this.device);
-    library.check(
+    checkTraced(
+      this.device,
       library.symbols.al_metrics_add(
         handle,
         BigInt(natoms.size),
-        natoms.pointer,
+        pointerOf(natoms),
         dtypeCode(natoms.dtype),
         dtypeCode(energy?.input.dtype ?? "float64"),
-        energy?.input.pointer ?? null,
-        energy?.target.pointer ?? null,
+        energy ? pointerOf(energy.input) : null,
+        energy ? pointerOf(energy.target) : null,
         BigInt(forces?.input.shape[0] ?? 0),
         dtypeCode(forces?.input.dtype ?? "float64"),
-        forces?.input.pointer ?? null,
-        forces?.target.pointer ?? null,
-        forces?.mask?.pointer ?? null,
+        forces ? pointerOf(forces.input) : null,
+        forces ? pointerOf(forces.target) : null,
+        forces?.mask ? pointerOf(forces.mask) : null,
         this.energyThreshold,
         this.forceThreshold,
-        sums.pointer,
+        pointerOf(sums),
       ),
+      () => ({
+        reads: [
+          sums,
+          natoms,
+          energy?.input,
+          energy?.target,
+          forces?.input,
+          forces?.target,
+          forces?.mask,
+        ],
+        writes: [sums],
+      }),
     );
   }
 
@@ -294,8 +313,11 @@ export class Metrics {
   reset(): void {
     const sums = this.#open();
     const { library, handle } = nativeOf(this.device);
-    library.check(
-      library.symbols.al_zero(handle, sums.pointer, BigInt(sums.byteLength)),
+    const bytes = BigInt(sums.byteLength);
+    checkTraced(
+      this.device,
+      library.symbols.al_zero(handle, pointerOf(sums), bytes),
+      () => ({ reads: [], writes: [sums] }),
     );
   }
 

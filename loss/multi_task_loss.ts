@@ -3,6 +3,7 @@ import { ArgumentError, DeviceError } from "../errors.ts";
 import type { ProcessGroup } from "../distributed/process_group.ts";
 import type { Device } from "../tensor/device.ts";
 import {
+  addressOf,
   outputTensor,
   type ResultListener,
   type Tensor,
@@ -275,7 +276,7 @@ export class MultiTaskLoss<Name extends string> {
 
 /** Throws unless a tensor is usable and on the device. */
 function checkOnDevice(tensor: Tensor, device: Device): void {
-  tensor.pointer; // throws if it was disposed
+  addressOf(tensor); // throws if it was disposed
   if (tensor.device !== device) {
     throw new DeviceError(
       `out is on ${tensor.device.name}, expected ${device.name}`,

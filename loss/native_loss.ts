@@ -8,7 +8,9 @@ import {
   checkDevice,
   checkLike,
   checkTensor,
+  checkTraced,
   outputTensor,
+  pointerOf,
   type Tensor,
 } from "../tensor/tensor.ts";
 import type { Loss, OutOptions } from "./loss.ts";
@@ -171,20 +173,22 @@ export class NativeLoss implements Loss {
       pred,
       target,
     ]);
-    library.check(
+    checkTraced(
+      pred.device,
       library.symbols.al_loss_forward(
         handle,
         input.loss,
         dtypeCode(pred.dtype),
-        pred.pointer,
-        target.pointer,
-        input.natoms?.pointer ?? null,
+        pointerOf(pred),
+        pointerOf(target),
+        input.natoms && pointerOf(input.natoms),
         dtypeCode(input.natoms?.dtype ?? "int64"),
         BigInt(input.rows),
         BigInt(input.cols),
         parametersOf(this).defaults,
-        out.pointer,
+        pointerOf(out),
       ),
+      () => ({ reads: [pred, target, input.natoms], writes: [out] }),
     );
     return out;
   }
@@ -224,21 +228,23 @@ export class NativeLoss implements Loss {
       options.out,
       inputs,
     );
-    library.check(
+    checkTraced(
+      pred.device,
       library.symbols.al_loss_backward(
         handle,
         input.loss,
         dtypeCode(pred.dtype),
-        pred.pointer,
-        target.pointer,
-        input.natoms?.pointer ?? null,
+        pointerOf(pred),
+        pointerOf(target),
+        input.natoms && pointerOf(input.natoms),
         dtypeCode(input.natoms?.dtype ?? "int64"),
         BigInt(input.rows),
         BigInt(input.cols),
         parametersOf(this).defaults,
-        gradOutput?.pointer ?? null,
-        out.pointer,
+        gradOutput && pointerOf(gradOutput),
+        pointerOf(out),
       ),
+      () => ({ reads: [...inputs, input.natoms], writes: [out] }),
     );
     return out;
   }

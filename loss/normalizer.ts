@@ -16,6 +16,8 @@ export interface Factor {
   readonly scale: number;
   /** Address of the number, or of those of the task's groups; 0n: 1. */
   readonly factors: bigint;
+  /** What it is in; null: in nothing. */
+  readonly totals: Tensor | null;
 }
 
 /**
@@ -65,10 +67,9 @@ class DeviceTotals {
   factorOf(task: number): Factor {
     const { count, first } = this.#divisors;
     const place = count + first[task]!;
-    return {
-      scale: 1,
-      factors: addressOf(this.tensor) + BigInt(place) * DOUBLE_BYTES,
-    };
+    const totals = this.tensor;
+    const factors = addressOf(totals) + BigInt(place) * DOUBLE_BYTES;
+    return { scale: 1, factors, totals };
   }
 
   [Symbol.dispose](): void {
@@ -105,7 +106,8 @@ class HostTotals {
       return this.#totalsOn(device).factorOf(task);
     }
     const samples = this.samples[divisors.first[task]!]!;
-    return { scale: divisors.factor(task, samples), factors: 0n };
+    const scale = divisors.factor(task, samples);
+    return { scale, factors: 0n, totals: null };
   }
 
   #totalsOn(device: Device): DeviceTotals {
@@ -229,8 +231,8 @@ export class Normalizer implements Disposable {
             "pass normalizer() the number of the whole step, over all micro-batches",
         );
       }
-      const { scale, factors } = totals.factorOf(task, device);
-      return { scale: this.#worldSize * scale, factors };
+      const factor = totals.factorOf(task, device);
+      return { ...factor, scale: this.#worldSize * factor.scale };
     };
   }
 

@@ -1,7 +1,13 @@
 /** al_loss_task of kernels/atomloss.h: the losses that share a launch, as the native library takes them. */
 import { type Device, nativeOf } from "../tensor/device.ts";
 import { dtypeCode } from "../tensor/dtype.ts";
-import { addressOf, type Tensor } from "../tensor/tensor.ts";
+import {
+  addressOf,
+  checkTraced,
+  type Flow,
+  pointerOf,
+  type Tensor,
+} from "../tensor/tensor.ts";
 import type { LossInput } from "./native_loss.ts";
 import { MAX_PARAMETERS } from "./parameters.ts";
 import type { Spread } from "./spread.ts";
@@ -202,28 +208,32 @@ export class TaskTable {
   }
 
   /** Counts the samples of every task's groups (float64), and weighs structures. */
-  countSamples(device: Device, counts: Tensor): void {
+  countSamples(device: Device, counts: Tensor, flow: () => Flow): void {
     const { library, handle } = nativeOf(device);
-    library.check(
+    checkTraced(
+      device,
       library.symbols.al_count_samples(
         handle,
         this.#count,
         this.#bytes,
-        counts.pointer,
+        pointerOf(counts),
       ),
+      flow,
     );
   }
 
   /** Enqueues the fused pass over all tasks. */
-  reduce(device: Device, total: Tensor | null): void {
+  reduce(device: Device, total: Tensor | null, flow: () => Flow): void {
     const { library, handle } = nativeOf(device);
-    library.check(
+    checkTraced(
+      device,
       library.symbols.al_loss_reduce(
         handle,
         this.#count,
         this.#bytes,
-        total?.pointer ?? null,
+        total && pointerOf(total),
       ),
+      flow,
     );
   }
 }

@@ -4,7 +4,9 @@ import { nativeOf } from "./device.ts";
 import { ParameterList } from "./parameter_list.ts";
 import {
   addressOf,
+  checkTraced,
   onResult,
+  pointerOf,
   type Remarks,
   resultTensor,
   type Tensor,
@@ -53,11 +55,13 @@ export class GradientClip {
   /**
    * Enqueues the norm of gradients.
    *
-   * @param list Whose gradients they are, and its table with them.
+   * @param list Whose gradients they are.
+   * @param table That of the list with them.
    * @returns The al_clip for the call that uses them.
    */
   measure(
     list: ParameterList,
+    grads: readonly Tensor[],
     table: BigUint64Array<ArrayBuffer>,
     maxNorm: number,
     { normType = 2, errorIfNonfinite = false }: ClipOptions,
@@ -74,14 +78,16 @@ export class GradientClip {
     this.#doubles[MAX_NORM_DOUBLE] = maxNorm;
     this.#ints[SKIP_INT] = Number(errorIfNonfinite);
     const { library, handle } = nativeOf(list.device);
-    library.check(
+    checkTraced(
+      list.device,
       library.symbols.al_grad_norm(
         handle,
         list.count,
         table,
         normType,
-        this.norm.pointer,
+        pointerOf(this.norm),
       ),
+      () => ({ reads: grads, writes: [this.norm] }),
     );
     onResult(this.norm, errorIfNonfinite ? throwIfNonFinite : ignore);
     return this.#bytes;
@@ -139,10 +145,13 @@ export function clipGradNorm(
   const table = list.tableWith(grads);
   const norm = resultTensor(list.device, "float64", options.out, grads);
   try {
-    const clip = new GradientClip(norm).measure(list, table, maxNorm, options);
+    const clip = new GradientClip(norm)
+      .measure(list, grads, table, maxNorm, options);
     const { library, handle } = nativeOf(list.device);
-    library.check(
+    checkTraced(
+      list.device,
       library.symbols.al_clip_grads(handle, list.count, table, clip),
+      () => ({ reads: [...grads, norm], writes: grads }),
     );
   } catch (error) {
     if (norm !== options.out) norm.dispose();

@@ -11,6 +11,7 @@ import { NativeHandle } from "../ffi/native_handle.ts";
 import { whyNoGpu } from "../ffi/nvidia_driver.ts";
 import type { DType, TensorData } from "./dtype.ts";
 import { HeldMemory } from "./held_memory.ts";
+import { Origins } from "./origins.ts";
 import { Tensor, type WrapOptions } from "./tensor.ts";
 import type { Shape } from "./shape.ts";
 
@@ -79,6 +80,7 @@ const registry = new FinalizationRegistry<NativeHandle>((native) =>
 
 let friend: (device: Device) => NativeHandle;
 let heldBy: (device: Device) => HeldMemory;
+let originsBy: (device: Device) => Origins;
 
 /**
  * A place for tensors and computation: the CPU or one NVIDIA GPU.
@@ -102,9 +104,11 @@ export class Device {
   readonly type: "cpu" | "cuda";
   readonly #native: NativeHandle;
   readonly #held: HeldMemory;
+  readonly #origins: Origins;
 
   static {
     heldBy = (device) => device.#held;
+    originsBy = (device) => device.#origins;
     friend = (device) => {
       if (device.#native.closed) {
         throw new DisposedError(`device ${device.name} was disposed`);
@@ -118,6 +122,7 @@ export class Device {
     this.name = type === "cpu" ? "cpu" : `${type}:${ordinal}`;
     this.#native = native;
     this.#held = new HeldMemory(this.name);
+    this.#origins = new Origins(native);
     registry.register(this, native, this);
   }
 
@@ -298,12 +303,21 @@ export class Device {
     return streamOf(friend(this));
   }
 
-  /** Waits until all that was enqueued is done. Does not block the event loop. */
+  /**
+   * Waits until all that was enqueued is done. Does not block the event loop.
+   *
+   * @throws {CollectiveError} on a GPU, if a collective failed that was enqueued
+   * since the last call.
+   * @throws {DisposedError} if the device was disposed.
+   */
   async synchronize(): Promise<void> {
     const native = friend(this);
     const { library, handle } = native;
+    const since = this.#origins.takeUntold();
     library.check(
-      await native.onThread(() => library.symbols.al_synchronize(handle)),
+      await native.onThread(() =>
+        library.symbols.al_synchronize(handle, since)
+      ),
     );
   }
 
@@ -380,4 +394,9 @@ export function nativeOf(device: Device): NativeHandle {
 /** The account of what the tensors of a device hold. */
 export function heldOf(device: Device): HeldMemory {
   return heldBy(device);
+}
+
+/** The collectives of a device. */
+export function originsOf(device: Device): Origins {
+  return originsBy(device);
 }

@@ -241,7 +241,7 @@ function whenIdle(native: NativeHandle, then: () => void): void {
   // A device that is gone has waited for its work.
   if (native.released || streamOf(native) === null) return then();
   const { symbols } = native.library;
-  native.onThread(() => symbols.al_synchronize(native.handle)).then(
+  native.onThread(() => symbols.al_synchronize(native.handle, Infinity)).then(
     (status) => {
       try {
         native.library.check(status);

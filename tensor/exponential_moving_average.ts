@@ -3,7 +3,7 @@ import { ArgumentError } from "../errors.ts";
 import { nativeOf } from "./device.ts";
 import { checkNumber } from "./optimizer.ts";
 import { ParameterList } from "./parameter_list.ts";
-import type { Tensor } from "./tensor.ts";
+import { checkTraced, type Tensor } from "./tensor.ts";
 
 /** Options of {@linkcode ExponentialMovingAverage}. */
 export interface ExponentialMovingAverageOptions {
@@ -104,7 +104,7 @@ export class ExponentialMovingAverage {
 
   #average(weight: number): void {
     const { library, handle } = nativeOf(this.#parameters.device);
-    library.check(
+    this.#check(
       library.symbols.al_average_update(
         handle,
         this.#parameters.count,
@@ -155,7 +155,7 @@ export class ExponentialMovingAverage {
 
   #swap(isIn: boolean): void {
     const { library, handle } = nativeOf(this.#parameters.device);
-    library.check(
+    this.#check(
       library.symbols.al_average_swap(
         handle,
         this.#parameters.count,
@@ -163,6 +163,13 @@ export class ExponentialMovingAverage {
         Number(isIn),
       ),
     );
+  }
+
+  #check(status: number): void {
+    checkTraced(this.#parameters.device, status, () => {
+      const { tensors } = this.#parameters;
+      return { reads: tensors, writes: tensors };
+    });
   }
 
   #checkNotSwapped(): void {

@@ -6,7 +6,9 @@ import { formatShape } from "./shape.ts";
 import {
   checkDevice,
   checkTensor,
+  checkTraced,
   outputTensor,
+  pointerOf,
   type Tensor,
 } from "./tensor.ts";
 
@@ -85,7 +87,8 @@ export function matmul(
   }
   const { library, handle } = nativeOf(a.device);
   const out = outputTensor(a.device, [m, n], a.dtype, options.out, [a, b]);
-  library.check(
+  checkTraced(
+    a.device,
     library.symbols.al_matmul(
       handle,
       dtypeCode(a.dtype),
@@ -94,11 +97,12 @@ export function matmul(
       BigInt(m),
       BigInt(n),
       BigInt(k),
-      a.pointer,
-      b.pointer,
-      out.pointer,
+      pointerOf(a),
+      pointerOf(b),
+      pointerOf(out),
       Number(accumulate),
     ),
+    () => ({ reads: [a, b, accumulate ? out : null], writes: [out] }),
   );
   return out;
 }

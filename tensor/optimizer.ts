@@ -4,7 +4,7 @@ import type { NativeHandle } from "../ffi/native_handle.ts";
 import { type ClipOptions, GradientClip } from "./clip_grad_norm.ts";
 import { nativeOf } from "./device.ts";
 import { ParameterList } from "./parameter_list.ts";
-import { Tensor } from "./tensor.ts";
+import { checkTraced, Tensor } from "./tensor.ts";
 
 /** Options of every optimiser. */
 export interface OptimizerOptions {
@@ -133,9 +133,11 @@ export abstract class Optimizer {
       this.#clip ??= new GradientClip(
         Tensor.empty(parameters.device, [], "float64"),
       );
-      clip = this.#clip.measure(parameters, table, options.maxNorm, options);
+      clip = this.#clip
+        .measure(parameters, grads, table, options.maxNorm, options);
     }
-    native.library.check(
+    checkTraced(
+      parameters.device,
       this.#enqueue({
         native,
         count: parameters.count,
@@ -144,6 +146,11 @@ export abstract class Optimizer {
         lr: this.lr,
         clip,
       }),
+      () => {
+        const { tensors } = parameters;
+        const norm = clip && this.gradNorm;
+        return { reads: [...tensors, ...grads, norm], writes: tensors };
+      },
     );
     this.steps++;
   }

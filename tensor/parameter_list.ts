@@ -90,6 +90,11 @@ export class ParameterList {
     return [...this.#states.flat(), ...this.#masters];
   }
 
+  /** The parameters and what is kept of each: what a call reads and writes. */
+  get tensors(): readonly Tensor[] {
+    return [...this.#params, ...this.states];
+  }
+
   /** Gives each parameter another state: zeros; float32 for half precision. */
   addState(): readonly Tensor[] {
     const offset = STATES + this.#states.length;

@@ -9,7 +9,13 @@ import {
 } from "../errors.ts";
 import type { NativeHandle } from "../ffi/native_handle.ts";
 import { addressFrom } from "../ffi/pointer.ts";
-import { type Device, heldOf, nativeOf } from "./device.ts";
+import {
+  type Device,
+  heldOf,
+  nativeOf,
+  originsOf,
+  streamOf,
+} from "./device.ts";
 import {
   checkArray,
   checkDType,
@@ -45,6 +51,10 @@ interface Memory {
   readonly block: Block;
   /** Tensors that share it and are not disposed. */
   owners: number;
+  /** Of what is in it: see origins.ts. */
+  origin: number;
+  /** Whether others may write to it, in the order of the device's stream. */
+  shared: boolean;
   /**
    * Kept alive as long. Not of the block, which is held until this is garbage:
    * it may refer to the tensor itself.
@@ -85,9 +95,14 @@ const registry = new FinalizationRegistry<Block>(free);
 
 /** Memory that a first tensor owns. */
 function own(block: Block, keep?: object): Memory {
-  const memory = { block, owners: 1, keep };
+  const memory = { block, owners: 1, origin: 0, shared: false, keep };
   registry.register(memory, block, memory);
   return memory;
+}
+
+/** Whether there is a stream on which others can enqueue what writes to memory. */
+function hasStream({ native }: Block): boolean {
+  return streamOf(native) !== null;
 }
 
 /** Receives the address of a new block; calls are synchronous, one is enough. */
@@ -128,6 +143,9 @@ let friend: {
   address: (tensor: Tensor) => bigint;
   isApart: (a: Tensor, b: Tensor) => boolean;
   part: (tensor: Tensor, shape: Shape, offset: number) => Tensor;
+  pointer: (tensor: Tensor) => NonNullable<Deno.PointerValue>;
+  origin: (tensor: Tensor) => number;
+  setOrigin: (tensor: Tensor, origin: number, isWritten: boolean) => void;
 };
 
 /**
@@ -181,6 +199,21 @@ export class Tensor {
           second.block.loan === undefined;
       },
       part: (tensor, shape, offset) => tensor.#part(shape, offset),
+      pointer: (tensor) => {
+        tensor.#open();
+        return tensor.#pointer ??= Deno.UnsafePointer.create(tensor.#address)!;
+      },
+      origin: (tensor) => tensor.#origin,
+      setOrigin: (tensor, origin, isWritten) => {
+        const memory = tensor.#memory;
+        if (memory === undefined) return;
+        // What shares the memory may lie beside what was written.
+        const isAll = memory.owners === 1 ||
+          tensor.byteLength === memory.block.bytes;
+        memory.origin = isWritten && isAll
+          ? origin
+          : originsOf(tensor.device).join(memory.origin, origin);
+      },
     };
   }
 
@@ -320,6 +353,7 @@ export class Tensor {
     }
     const block = { native, address, loan, bytes: 0, held: undefined };
     const memory = own(block, keep);
+    memory.shared = hasStream(block);
     return new Tensor(device, dtype, frozen(shape), size, memory);
   }
 
@@ -330,7 +364,7 @@ export class Tensor {
     library.check(
       library.symbols.al_zero(
         handle,
-        tensor.pointer,
+        pointerOf(tensor),
         BigInt(tensor.byteLength),
       ),
     );
@@ -359,13 +393,15 @@ export class Tensor {
 
   #upload(data: TensorData): void {
     const { library, handle } = nativeOf(this.device);
-    library.check(
+    checkTraced(
+      this.device,
       library.symbols.al_upload(
         handle,
-        this.pointer,
+        pointerOf(this),
         data,
         BigInt(this.byteLength),
       ),
+      () => ({ reads: [], writes: [this] }),
     );
   }
 
@@ -411,13 +447,20 @@ export class Tensor {
   /**
    * Address of the first element, for other FFI libraries: memory of the
    * device, valid until the tensor is disposed. On a GPU order your work with
-   * {@linkcode Device.stream}.
+   * {@linkcode Device.stream}. From then on it is not known here what the tensor
+   * is computed from: after a failed collective of a GPU it cannot be read.
    *
    * @throws {DisposedError} if the tensor or its device was disposed.
    */
   get pointer(): NonNullable<Deno.PointerValue> {
-    this.#open();
-    return this.#pointer ??= Deno.UnsafePointer.create(this.#address)!;
+    const memory = this.#open();
+    memory.shared ||= hasStream(memory.block);
+    return friend.pointer(this);
+  }
+
+  get #origin(): number {
+    const memory = this.#open();
+    return memory.shared ? originsOf(this.device).unknown : memory.origin;
   }
 
   #open(): Memory {
@@ -465,14 +508,28 @@ export class Tensor {
     const { library, handle } = native;
     const bytes = BigInt(out.byteLength);
     const ticket = new BigInt64Array(1);
+    const origin = this.#origin;
     library.check(
-      library.symbols.al_download(handle, this.pointer, out, bytes, ticket),
+      library.symbols.al_download(
+        handle,
+        pointerOf(this),
+        out,
+        bytes,
+        origin,
+        ticket,
+      ),
     );
     // Ticket 0: the bytes are here.
     if (ticket[0] === 0n) return;
     library.check(
       await native.onThread(() =>
-        library.symbols.al_download_wait(handle, ticket[0]!, out, bytes)
+        library.symbols.al_download_wait(
+          handle,
+          ticket[0]!,
+          out,
+          bytes,
+          origin,
+        )
       ),
     );
   }
@@ -523,13 +580,15 @@ export class Tensor {
         throw new ArgumentError("the source of copy_ overlaps the destination");
       }
       const { library, handle } = nativeOf(this.device);
-      library.check(
+      checkTraced(
+        this.device,
         library.symbols.al_copy(
           handle,
-          this.pointer,
-          source.pointer,
+          pointerOf(this),
+          pointerOf(source),
           BigInt(this.byteLength),
         ),
+        () => ({ reads: [source], writes: [this] }),
       );
     } else {
       checkArray(source, this.dtype);
@@ -563,6 +622,7 @@ export class Tensor {
    * elements, and dtype of this tensor.
    * @throws {ArgumentError} if the memory is another library's, by `device.wrap`
    * or `Tensor.fromDLPack`: how long it lives is not ours to promise.
+   * @throws {CollectiveError} if a collective it depends on is known to have failed.
    * @throws {DisposedError} if the tensor was disposed.
    *
    * Source: https://dmlc.github.io/dlpack/latest/c_api.html
@@ -594,6 +654,8 @@ export class Tensor {
           "own to export: copy it with copy_ first",
       );
     }
+    const { library, handle } = native;
+    library.check(library.symbols.al_origin_check(handle, this.#origin));
     return lendDLPack(native, this.pointer, this.shape, this.dtype, options);
   }
 
@@ -751,7 +813,61 @@ export function onResult(result: Tensor, listener: ResultListener): void {
   friend.listen(result, listener);
 }
 
-/** Address of the first element. Throws if the tensor was disposed. */
+/**
+ * Address of the first element, for a call of the native library that says by
+ * checkTraced() what it reads and writes. Throws if the tensor was disposed.
+ */
+export function pointerOf(tensor: Tensor): NonNullable<Deno.PointerValue> {
+  return friend.pointer(tensor);
+}
+
+/** What a call of the native library reads and writes. */
+export interface Flow {
+  readonly reads: readonly (Tensor | null | undefined)[];
+  readonly writes: readonly (Tensor | null | undefined)[];
+}
+
+/** The origin of what is computed from all of these. */
+export function originOf(
+  device: Device,
+  reads: readonly (Tensor | null | undefined)[],
+): number {
+  const origins = originsOf(device);
+  let origin = 0;
+  for (const tensor of reads) {
+    if (tensor) origin = origins.join(origin, friend.origin(tensor));
+  }
+  return origin;
+}
+
+/** Says what is in tensors now; if they were not all written, also what was. */
+export function setOrigin(
+  tensors: readonly (Tensor | null | undefined)[],
+  origin: number,
+  areWritten: boolean,
+): void {
+  for (const tensor of tensors) {
+    if (tensor) friend.setOrigin(tensor, origin, areWritten);
+  }
+}
+
+/**
+ * Throws the error of a call's status, and keeps the origin of what it has
+ * written: that of all it has read. (`flow` is asked once there are collectives.)
+ */
+export function checkTraced(
+  device: Device,
+  status: number,
+  flow: () => Flow,
+): void {
+  if (originsOf(device).latest > 0) {
+    const { reads, writes } = flow();
+    setOrigin(writes, originOf(device, reads), status === 0);
+  }
+  if (status !== 0) nativeOf(device).library.check(status);
+}
+
+/** Address of the first element, as for pointerOf(). Throws if the tensor was disposed. */
 export function addressOf(tensor: Tensor): bigint {
   return friend.address(tensor);
 }

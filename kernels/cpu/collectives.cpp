@@ -29,6 +29,7 @@
 #include <utility>
 #include <vector>
 
+#include "device.h"
 #include "mesh.h"
 #include "shared/call.h"
 #include "shared/dispatch.h"
@@ -57,6 +58,7 @@ struct al_group {
   int32_t rank, world_size;
   int64_t timeout_ms;
   bool debug;
+  std::shared_ptr<atomloss::CollectiveLog> log;
   std::unique_ptr<atomloss::RollCall> roll_call;
   std::shared_ptr<Mesh> context;
   std::mutex mutex;          // barrier and connect come from other threads
@@ -66,9 +68,10 @@ struct al_group {
   std::map<int64_t, std::vector<double>> counts;  // that nobody has taken yet
   int64_t next_ticket = 1;
 
-  /** Runs a collective with its tag. */
+  /** Runs a collective with its tag. *origin is that of what it reduces, and
+   * then of its result; nullptr: nobody reads it. */
   template <class F>
-  al_status run(const Call& call, F&& collective) {
+  al_status run(const Call& call, double* origin, F&& collective) {
     std::lock_guard<std::mutex> lock(mutex);
     if (!broken.empty())
       return al_fail(AL_COLLECTIVE_FAILED,
@@ -76,7 +79,9 @@ struct al_group {
                      call.text().c_str(), rank, world_size, broken.c_str());
     const uint32_t number = calls++;
     roll_call->enter(number, call);
+    double result = AL_ORIGIN_NONE;
     try {
+      result = log->begin(origin ? *origin : AL_ORIGIN_NONE);
       if (debug) {
         const std::string others = disagreement(call, number);
         if (!others.empty()) {
@@ -88,47 +93,55 @@ struct al_group {
                          others.c_str());
         }
       }
+      if (origin) *origin = result;  // whatever becomes of it
       collective(tag_of(call, number));
       roll_call->leave();
       return AL_OK;
+    } catch (const al_error&) {
+      broken = call.text() + ", of what is lost";
+      throw;
     } catch (const std::bad_alloc&) {
       broken = call.text() + " ran out of memory";
+      log->fail(result, AL_COLLECTIVE_FAILED, broken);
       throw;
     } catch (const std::exception& error) {  // Gloo's have no other parent
-      return explain(call, error.what());
+      const auto [code, text] = explain(call, error.what());
+      log->fail(result, code, text);
+      return al_fail(code, "%s", text.c_str());
     }
   }
 
-  /** The status of a collective that has failed; names the ranks behind it. */
-  al_status explain(const Call& call, const char* why) {
+  /** Why a collective has failed; names the ranks behind it. */
+  std::pair<al_status_code, std::string> explain(const Call& call,
+                                                 const char* why) {
     const bool late = strstr(why, "imed out") || strstr(why, "imeout");
     const std::string text = call.text();
     broken = text + (late ? " timed out" : " failed");
-    const auto timeout = static_cast<long long>(timeout_ms);
+    const std::string here = text + " on rank " + std::to_string(rank) +
+                             " of " + std::to_string(world_size);
+    const std::string ms = std::to_string(timeout_ms) + " ms";
     if (late) {  // Gloo has closed every connection by now
       const auto asked = std::chrono::steady_clock::now();
       const std::string others = roll_call->ask(kPatience).text;
       // Those whose timeout comes a little later ask this one.
       std::this_thread::sleep_until(asked + kPatience);
-      return al_fail(AL_TIMEOUT,
-                     "%s on rank %d of %d timed out after %lld ms: %s "
-                     "(call %u here; Gloo: %s)",
-                     text.c_str(), rank, world_size, timeout,
-                     others.empty()
-                         ? "all replicas are in this call, and do not get on"
-                         : others.c_str(),
-                     calls - 1, why);
+      return {AL_TIMEOUT,
+              here + " timed out after " + ms + ": " +
+                  (others.empty()
+                       ? "all replicas are in this call, and do not get on"
+                       : others) +
+                  " (call " + std::to_string(calls - 1) +
+                  " here; Gloo: " + why + ")"};
     }
     const std::vector<int> lost = context->lost();
     std::string ranks;
     for (const int peer : lost)
       ranks += (ranks.empty() ? "" : ", ") + std::to_string(peer);
     const std::string others = roll_call->ask(kPatience / 2).text;
-    return al_fail(AL_COLLECTIVE_FAILED,
-                   "%s on rank %d of %d failed, timeout %lld ms: no connection "
-                   "any more to rank %s%s%s (Gloo: %s)",
-                   text.c_str(), rank, world_size, timeout, ranks.c_str(),
-                   others.empty() ? "" : "; ", others.c_str(), why);
+    return {AL_COLLECTIVE_FAILED, here + " failed, timeout " + ms +
+                                      ": no connection any more to " + "rank " +
+                                      ranks + (others.empty() ? "" : "; ") +
+                                      others + " (Gloo: " + why + ")"};
   }
 
   /** Compares a call with those of the others; says how they differ. */
@@ -225,8 +238,9 @@ void all_reduce(al_group* group, uint32_t tag, int32_t op, T* data, int64_t n) {
 template <class S, class T>
 al_status all_reduce_buffers(al_group* group, const Call& call, int32_t op,
                              int32_t count, void* const* buffers,
-                             const int64_t* sizes, int64_t total) {
-  return group->run(call, [&](uint32_t tag) {
+                             const int64_t* sizes, int64_t total,
+                             double* origin) {
+  return group->run(call, origin, [&](uint32_t tag) {
     if constexpr (std::is_same_v<S, T>) {
       if (count == 1) {
         all_reduce(group, tag, op, static_cast<T*>(buffers[0]), total);
@@ -259,7 +273,7 @@ al_status all_reduce_buffers(al_group* group, const Call& call, int32_t op,
 
 }  // namespace
 
-al_status al_group_open(al_device*, int32_t rank, int32_t world_size,
+al_status al_group_open(al_device* device, int32_t rank, int32_t world_size,
                         const char* address, int64_t timeout_ms, void* blob,
                         int64_t capacity, int64_t* blob_bytes, int32_t debug,
                         al_group** group) {
@@ -279,6 +293,7 @@ al_status al_group_open(al_device*, int32_t rank, int32_t world_size,
       opened->world_size = world_size;
       opened->timeout_ms = timeout_ms;
       opened->debug = debug != 0;
+      opened->log = device->collectives;
       opened->roll_call = std::make_unique<RollCall>(rank, world_size, address);
       opened->context = std::make_shared<Mesh>(
           rank, world_size, address, std::chrono::milliseconds(timeout_ms));
@@ -311,9 +326,9 @@ al_status al_group_connect(al_group* group, const void* blobs, int64_t bytes) {
                              all + (i + 1) * blob_bytes - RollCall::kBlobBytes);
     // Before there are connections there is nothing to compare calls by.
     const bool debug = std::exchange(group->debug, false);
-    const al_status failed = group->run(Call::connect(), [&](uint32_t) {
-      group->context->connect(all, blob_bytes);
-    });
+    const al_status failed =
+        group->run(Call::connect(), nullptr,
+                   [&](uint32_t) { group->context->connect(all, blob_bytes); });
     group->debug = debug;
     return failed;
   });
@@ -331,7 +346,7 @@ al_status al_group_close(al_group* group) {
 
 al_status al_all_reduce(al_group* group, int32_t dtype, int32_t op,
                         int32_t count, void* const* buffers,
-                        const int64_t* sizes) {
+                        const int64_t* sizes, double* origin) {
   if (op < AL_SUM || op > AL_MIN)
     return al_fail(AL_INVALID_ARGUMENT, "there is no reduction %d", op);
   if (dtype < AL_FLOAT32 || dtype > AL_INT64)
@@ -352,7 +367,7 @@ al_status al_all_reduce(al_group* group, int32_t dtype, int32_t op,
       using S = typename decltype(stored)::type;
       using T = typename decltype(sent)::type;
       return all_reduce_buffers<S, T>(group, call, op, count, buffers, sizes,
-                                      total);
+                                      total, origin);
     };
     switch (dtype) {
       case AL_INT32:
@@ -368,14 +383,14 @@ al_status al_all_reduce(al_group* group, int32_t dtype, int32_t op,
 }
 
 al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
-                       int32_t root) {
+                       int32_t root, double* origin) {
   if (root < 0 || root >= group->world_size || bytes < 0)
     return al_fail(AL_INVALID_ARGUMENT,
                    "broadcast of %lld bytes from rank %d of %d",
                    static_cast<long long>(bytes), root, group->world_size);
   return al_guard([&] {
     const Call call = Call::broadcast(bytes, root);
-    return group->run(call, [&](uint32_t tag) {
+    return group->run(call, origin, [&](uint32_t tag) {
       char nothing = 0;
       gloo::BroadcastOptions options(group->context);
       options.setOutput(bytes > 0 ? static_cast<char*>(buffer) : &nothing,
@@ -388,13 +403,14 @@ al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
 }
 
 al_status al_count_all_reduce(al_group* group, int32_t n, const double* counts,
-                              const double* device_counts, int64_t* ticket) {
+                              const double* device_counts, double* origin,
+                              int64_t* ticket) {
   if (n < 0) return al_fail(AL_INVALID_ARGUMENT, "%d counts to reduce", n);
   return al_guard([&] {
     const double* mine = counts ? counts : device_counts;
     std::vector<double> sums(mine, mine + n);
     const Call call = Call::counts(n);
-    return group->run(call, [&](uint32_t tag) {
+    return group->run(call, origin, [&](uint32_t tag) {
       all_reduce(group, tag, AL_SUM, sums.data(), n);
       *ticket = group->next_ticket++;
       group->counts[*ticket] = std::move(sums);
@@ -439,7 +455,7 @@ al_status al_count_drop(al_group* group, int64_t ticket) {
 
 al_status al_barrier(al_group* group) {
   return al_guard([&] {
-    return group->run(Call::barrier(), [&](uint32_t tag) {
+    return group->run(Call::barrier(), nullptr, [&](uint32_t tag) {
       gloo::BarrierOptions options(group->context);
       options.setTag(tag);
       gloo::barrier(options);

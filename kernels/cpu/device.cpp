@@ -1,5 +1,7 @@
 /** The CPU as a device: its memory, and calls that are done when they return.
  */
+#include "device.h"
+
 #include <sys/mman.h>
 
 #include <cstdlib>
@@ -25,9 +27,6 @@ constexpr int64_t kAlignment = 256;
 constexpr int64_t kHugePage = 2 << 20;
 constexpr int64_t kHugeBlock = 4 * kHugePage;
 
-/** More than this many freed bytes go back to the system. */
-constexpr int64_t kCacheLimit = int64_t{2} << 30;
-
 /** Bytes that one thread copies at a time. */
 constexpr int64_t kCopyBlock = 1 << 18;
 
@@ -49,16 +48,6 @@ void* new_block(int64_t size) {
 }
 
 }  // namespace
-
-struct al_device {
-  /** Shared with exported tensors, which may outlive the device. */
-  std::shared_ptr<BlockCache> blocks =
-      std::make_shared<BlockCache>(kCacheLimit);
-
-  void release_kept() {
-    for (void* block : blocks->drain()) free(block);
-  }
-};
 
 /* ---- library and device --------------------------------------------------*/
 
@@ -94,7 +83,15 @@ al_status al_device_close(al_device* device) {
   return AL_OK;
 }
 
-al_status al_synchronize(al_device*) { return AL_OK; }
+/* A collective that fails is told to its caller. */
+al_status al_synchronize(al_device*, double) { return AL_OK; }
+
+al_status al_origin_check(al_device* device, double origin) {
+  return al_guard([&] {
+    device->collectives->check(origin);
+    return AL_OK;
+  });
+}
 
 al_status al_device_stream(al_device*, void** stream) {
   *stream = nullptr;
@@ -179,12 +176,14 @@ al_status al_upload(al_device* device, void* memory, const void* host,
 }
 
 al_status al_download(al_device* device, const void* memory, void* host,
-                      int64_t bytes, int64_t* ticket) {
+                      int64_t bytes, double origin, int64_t* ticket) {
   *ticket = 0;
+  const al_status failed = al_origin_check(device, origin);
+  if (failed != AL_OK) return failed;
   return al_copy(device, host, memory, bytes);
 }
 
-al_status al_download_wait(al_device*, int64_t ticket, void*, int64_t) {
+al_status al_download_wait(al_device*, int64_t ticket, void*, int64_t, double) {
   return al_fail(AL_INVALID_ARGUMENT, "no download has the ticket %lld",
                  static_cast<long long>(ticket));
 }

@@ -104,7 +104,7 @@ ncclResult_t all_reduce(al_group* group, ncclDataType_t type, int32_t op,
 template <class S>
 void reduce_by_keys(al_group* group, const Call& call, int32_t op,
                     int32_t count, void* const* buffers, const int64_t* sizes,
-                    int64_t total) {
+                    int64_t total, double* origin) {
   using Key = OrderedKey<S>;
   al_device* const device = group->device.get();
   const ScopedBlock block(device, total * static_cast<int64_t>(sizeof(Key)));
@@ -116,7 +116,7 @@ void reduce_by_keys(al_group* group, const Call& call, int32_t op,
                   static_cast<const S*>(buffers[i]), sizes[i], op == AL_MAX,
                   next);
   void* const sent = keys;
-  group->enqueue(call, Order::kBetween, [&] {
+  group->enqueue(call, Order::kBetween, origin, [&] {
     return all_reduce(group, sizeof(Key) == 8 ? ncclInt64 : ncclInt32, op, 1,
                       &sent, &total);
   });
@@ -201,7 +201,7 @@ al_status al_group_close(al_group* group) {
 
 al_status al_all_reduce(al_group* group, int32_t dtype, int32_t op,
                         int32_t count, void* const* buffers,
-                        const int64_t* sizes) {
+                        const int64_t* sizes, double* origin) {
   if (op < AL_SUM || op > AL_MIN)
     return al_fail(AL_INVALID_ARGUMENT, "there is no reduction %d", op);
   if (op == AL_AVG && (dtype == AL_INT32 || dtype == AL_INT64))
@@ -220,12 +220,13 @@ al_status al_all_reduce(al_group* group, int32_t dtype, int32_t op,
       if ((op == AL_MAX || op == AL_MIN) && total > 0 && dtype < AL_INT32) {
         with_float_type(dtype, [&](auto stored) {
           using S = typename decltype(stored)::type;
-          reduce_by_keys<S>(group, call, op, count, buffers, sizes, total);
+          reduce_by_keys<S>(group, call, op, count, buffers, sizes, total,
+                            origin);
           return AL_OK;
         });
         return;
       }
-      group->enqueue(call, Order::kBetween, [&] {
+      group->enqueue(call, Order::kBetween, origin, [&] {
         return all_reduce(group, type, op, count, buffers, sizes);
       });
     });
@@ -234,7 +235,7 @@ al_status al_all_reduce(al_group* group, int32_t dtype, int32_t op,
 }
 
 al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
-                       int32_t root) {
+                       int32_t root, double* origin) {
   if (root < 0 || root >= group->world_size || bytes < 0)
     return al_fail(AL_INVALID_ARGUMENT,
                    "broadcast of %lld bytes from rank %d of %d",
@@ -242,7 +243,7 @@ al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
   return al_guard([&]() -> al_status {
     const Call call = Call::broadcast(bytes, root);
     group->run(call, [&] {
-      group->enqueue(call, Order::kBetween, [&] {
+      group->enqueue(call, Order::kBetween, origin, [&] {
         return ncclBroadcast(buffer, buffer, static_cast<size_t>(bytes),
                              ncclInt8, root, group->communicator,
                              group->stream);
@@ -253,7 +254,8 @@ al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
 }
 
 al_status al_count_all_reduce(al_group* group, int32_t n, const double* counts,
-                              const double* device_counts, int64_t* ticket) {
+                              const double* device_counts, double* origin,
+                              int64_t* ticket) {
   if (n < 0 || n > kMaxTotals)
     return al_fail(AL_INVALID_ARGUMENT, "%d counts, expected at most %d", n,
                    kMaxTotals);
@@ -280,7 +282,7 @@ al_status al_count_all_reduce(al_group* group, int32_t n, const double* counts,
       };
       // Counts of the host wait for nothing.
       group->enqueue(call, counts ? Order::kApart : Order::kBehindCompute,
-                     &slot, write, [&] {
+                     origin, &slot, write, [&] {
                        return ncclAllReduce(sums, sums, static_cast<size_t>(n),
                                             ncclFloat64, ncclSum,
                                             group->communicator, stream);
@@ -350,7 +352,7 @@ al_status al_barrier(al_group* group) {
     // they compute, two groups on one device could wait for each other's order.
     group->run(call, [&] {
       arrived = new_event();
-      group->enqueue(call, Order::kApart, [&] {
+      group->enqueue(call, Order::kApart, nullptr, [&] {
         return ncclAllReduce(group->token, group->token, 1, ncclInt32, ncclSum,
                              group->communicator, group->stream);
       });

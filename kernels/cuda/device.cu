@@ -151,11 +151,11 @@ void atomloss::release(al_device* device) {
   }).detach();
 }
 
-al_status al_synchronize(al_device* device) {
+al_status al_synchronize(al_device* device, double since) {
   return al_guard([&]() -> al_status {
     const CurrentDevice current(device->ordinal);
     wait_for(device->compute);
-    device->check_failure();
+    device->collectives.check_since(since);
     return AL_OK;
   });
 }
@@ -187,6 +187,13 @@ al_status al_release_memory(al_device* device) {
     device->pool->release();
     device->uploads.release();
     device->downloads.release();
+    return AL_OK;
+  });
+}
+
+al_status al_origin_check(al_device* device, double origin) {
+  return al_guard([&]() -> al_status {
+    device->collectives.check(origin);
     return AL_OK;
   });
 }
@@ -251,23 +258,24 @@ al_status al_upload(al_device* device, void* memory, const void* host,
 }
 
 al_status al_download(al_device* device, const void* memory, void* host,
-                      int64_t bytes, int64_t* ticket) {
+                      int64_t bytes, double origin, int64_t* ticket) {
   *ticket = 0;
-  if (bytes == 0) return AL_OK;
   return al_guard([&]() -> al_status {
+    device->collectives.check(origin);
+    if (bytes == 0) return AL_OK;
     const CurrentDevice current(device->ordinal);
     *ticket = device->downloads.begin(host, memory, bytes);
-    if (*ticket == 0) device->check_failure();
+    if (*ticket == 0) device->collectives.wait_and_check(origin);
     return AL_OK;
   });
 }
 
 al_status al_download_wait(al_device* device, int64_t ticket, void* host,
-                           int64_t bytes) {
+                           int64_t bytes, double origin) {
   return al_guard([&]() -> al_status {
     const CurrentDevice current(device->ordinal);
     device->downloads.finish(ticket, host, bytes);
-    device->check_failure();
+    device->collectives.wait_and_check(origin);
     return AL_OK;
   });
 }

@@ -18,6 +18,7 @@
 #include "scoped_block.cuh"
 #include "scratch.cuh"
 #include "shared/block_cache.h"
+#include "shared/collective_log.h"
 #include "uploads.cuh"
 
 namespace atomloss {
@@ -54,29 +55,12 @@ struct al_device {
   std::mutex blas_mutex; /* guards what follows, up to the next */
   atomloss::Blas blas;   /* made at the first product */
 
-  std::mutex failure_mutex; /* held for nothing that waits */
-  std::string failure;      /* why results cannot be trusted any more */
-  al_status_code failure_code = AL_OK;
+  atomloss::CollectiveLog collectives; /* of all its groups */
 
   /** The most blocks that a reduction over so many tiles is given. */
   int grid(int64_t tiles) const {
     const int64_t most = int64_t{processors} * atomloss::kBlocksPerProcessor;
     return static_cast<int>(tiles < 1 ? 1 : tiles < most ? tiles : most);
-  }
-
-  /** A failed collective: what was computed from it is not to be read. */
-  void fail(al_status_code code, const std::string& why) {
-    std::lock_guard<std::mutex> lock(failure_mutex);
-    if (failure_code != AL_OK) return;
-    failure_code = code;
-    failure = why;
-  }
-
-  /** Throws if a collective failed. */
-  void check_failure() {
-    std::lock_guard<std::mutex> lock(failure_mutex);
-    if (failure_code != AL_OK)
-      throw al_error(al_fail(failure_code, "%s", failure.c_str()));
   }
 };
 

@@ -96,7 +96,7 @@ Event al_group::take_event() {
   return event;
 }
 
-Pending& al_group::begin(const Call& call, bool waits) {
+Pending& al_group::begin(const Call& call, bool waits, double* origin) {
   const int64_t number = calls++;
   roll_call.enter(number, call);
   std::lock_guard<std::mutex> lock(mutex);
@@ -108,7 +108,10 @@ Pending& al_group::begin(const Call& call, bool waits) {
                            broken.c_str()));
   Event done = take_event();
   Event ready = waits ? take_event() : Event();
+  // In debug mode its exchange has yet to say that it is everybody's call.
+  const double result = origin ? device->collectives.begin(*origin, debug) : 0;
   Pending& mine = pending.emplace_back(call, number);
+  if (origin) *origin = mine.origin = result;
   mine.done = std::move(done);
   mine.ready = std::move(ready);
   if (pending.size() == 1) changed.notify_all();
@@ -117,6 +120,7 @@ Pending& al_group::begin(const Call& call, bool waits) {
 
 void al_group::leave(const Call& call) {
   std::lock_guard<std::mutex> lock(mutex);
+  reap();
   set_broken(AL_COLLECTIVE_FAILED,
              call.text() + " on rank " + std::to_string(rank) + " of " +
                  std::to_string(world_size) + " failed before it was enqueued");
@@ -140,7 +144,7 @@ void al_group::compare_calls(const Call& call) {
   CallRecord* const records = check->device;
   CallRecord* const mine = records + world_size;
   host[world_size] = CallRecord(call);
-  Pending& exchange = begin(call, false);
+  Pending& exchange = begin(call, false, nullptr);
   exchange.check = std::move(check);
   AL_CHECK(cudaMemcpyAsync(mine, host + world_size, bytes,
                            cudaMemcpyHostToDevice, stream));
@@ -185,6 +189,7 @@ void al_group::reap() {
                        "; " + others);
       checks.push_back(std::move(first.check));
     }
+    if (first.origin > 0 && debug) device->collectives.end(first.origin);
     if (first.ready) events.push_back(std::move(first.ready));
     if (first.done) events.push_back(std::move(first.done));
     pending.pop_front();
@@ -196,6 +201,10 @@ void al_group::set_broken(al_status_code code, const std::string& why) {
   broken = why;
   broken_code = code;
   roll_call.give_up();
-  device->fail(code, why);
+  const auto first =
+      std::find_if(pending.begin(), pending.end(),
+                   [](const Pending& each) { return each.origin > 0; });
+  if (first != pending.end())
+    device->collectives.fail(first->origin, code, why);
   changed.notify_all();
 }

@@ -5,8 +5,9 @@
  * The caller enqueues a collective and goes on. The watchdog, a thread, looks
  * after what is under way: when NCCL reports an error, when another replica is
  * lost or when the timeout passes, it aborts the communicator, which ends its
- * kernels, and marks the device, so that whoever reads a result is told instead
- * of getting garbage or waiting for ever. It also ends a group that is closed.
+ * kernels, and marks what was under way as lost, so that whoever reads what was
+ * computed from it is told instead of getting garbage or waiting for ever. It
+ * also ends a group that is closed.
  *
  * NCCL does not block here. Its guide, on fault tolerance: "In order to abort
  * NCCL communicators safely, NCCL requires applications to set communicators as
@@ -60,8 +61,9 @@ struct Pending {
   const Call call;
   const int64_t number;
   std::atomic<Stage> stage{kPreparing}; /* its caller's to move on */
-  Event ready; /* recorded behind what it waits for; nullptr: nothing */
-  Event done;  /* nullptr: done when it is enqueued */
+  Event ready;       /* recorded behind what it waits for; nullptr: nothing */
+  Event done;        /* nullptr: done when it is enqueued */
+  double origin = 0; /* of its result; 0: it has none */
   CountSlot* slot = nullptr;
   std::unique_ptr<CallCheck> check;
   /* Since when it could have been at work: its time runs from there. */
@@ -124,14 +126,17 @@ struct al_group {
   }
 
   /** Enqueues a collective, within run(): `prepare` what goes before it on the
-   * stream, then `collective`, which calls NCCL and gives its result. */
+   * stream, then `collective`, which calls NCCL and gives its result. *origin
+   * is that of what it reduces, and then of its result; nullptr: nobody reads
+   * it.
+   */
   template <class Prepare, class Collective>
   void enqueue(const atomloss::Call& call, atomloss::Order order,
-               atomloss::CountSlot* slot, Prepare&& prepare,
+               double* origin, atomloss::CountSlot* slot, Prepare&& prepare,
                Collective&& collective) {
     using namespace atomloss;
     if (debug) compare_calls(call);
-    Pending& mine = begin(call, order != Order::kApart);
+    Pending& mine = begin(call, order != Order::kApart, origin);
     if (mine.ready) {
       AL_CHECK(cudaEventRecord(mine.ready, device->compute));
       AL_CHECK(cudaStreamWaitEvent(stream, mine.ready, 0));
@@ -150,9 +155,9 @@ struct al_group {
 
   template <class Collective>
   void enqueue(const atomloss::Call& call, atomloss::Order order,
-               Collective&& collective) {
+               double* origin, Collective&& collective) {
     enqueue(
-        call, order, nullptr, [] {}, collective);
+        call, order, origin, nullptr, [] {}, collective);
   }
 
   /** Makes the communicator, with the unique id that rank 0 has given. */
@@ -170,7 +175,8 @@ struct al_group {
 
  private:
   /** A new entry of `pending`. Throws if a collective has failed before. */
-  atomloss::Pending& begin(const atomloss::Call& call, bool waits);
+  atomloss::Pending& begin(const atomloss::Call& call, bool waits,
+                           double* origin);
 
   /** This replica has failed to make a call. */
   void leave(const atomloss::Call& call);
@@ -218,7 +224,7 @@ struct al_group {
   /** Forgets what is done; the mutex is held. */
   void reap();
 
-  /** Breaks the group; the mutex is held. */
+  /** Breaks the group: what it has under way is lost; the mutex is held. */
   void set_broken(al_status_code code, const std::string& why);
 
   /* Of the watchdog: `lock` holds the mutex, and lets it go in between. */

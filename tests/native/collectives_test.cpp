@@ -39,10 +39,12 @@ void test_all_reduce(const Rank& rank, int32_t dtype, int32_t op,
       arrays.back().set(i, number_at(rank.rank, i));
     buffers.push_back(arrays.back().data());
   }
+  double origin = AL_ORIGIN_NONE;
   succeeds(
       al_all_reduce(rank.group, dtype, op, static_cast<int32_t>(sizes.size()),
-                    buffers.data(), sizes.data()),
+                    buffers.data(), sizes.data(), &origin),
       "al_all_reduce");
+  check(origin > AL_ORIGIN_NONE, "what was reduced has no origin");
   int64_t wrong = 0;
   for (const Array& array : arrays)
     for (int64_t i = 0; i < array.size(); ++i)
@@ -54,8 +56,10 @@ void test_all_reduce(const Rank& rank, int32_t dtype, int32_t op,
 void test_broadcast(const Rank& rank, int32_t root, int64_t n, bool shifted) {
   Array array(AL_FLOAT32, n, shifted);
   for (int64_t i = 0; i < n; ++i) array.set(i, number_at(rank.rank, i));
-  succeeds(al_broadcast(rank.group, array.data(), array.bytes(), root),
+  double origin = AL_ORIGIN_NONE;
+  succeeds(al_broadcast(rank.group, array.data(), array.bytes(), root, &origin),
            "al_broadcast");
+  check(origin > AL_ORIGIN_NONE, "what was sent has no origin");
   int64_t wrong = 0;
   for (int64_t i = 0; i < n; ++i) wrong += array.get(i) != number_at(root, i);
   check(wrong == 0, "%lld of a broadcast differ",
@@ -66,11 +70,14 @@ void test_counts(const Rank& rank) {
   const std::vector<double> mine = {static_cast<double>(rank.rank), 5, -40};
   const std::vector<double> sums = {3, 15, -120};
   int64_t first = 0, second = 0, none = 0;
-  succeeds(al_count_all_reduce(rank.group, 3, mine.data(), nullptr, &first),
-           "al_count_all_reduce");
-  succeeds(al_count_all_reduce(rank.group, 3, nullptr, mine.data(), &second),
+  double origin = AL_ORIGIN_NONE;
+  succeeds(
+      al_count_all_reduce(rank.group, 3, mine.data(), nullptr, &origin, &first),
+      "al_count_all_reduce");
+  succeeds(al_count_all_reduce(rank.group, 3, nullptr, mine.data(), &origin,
+                               &second),
            "al_count_all_reduce of the device");
-  succeeds(al_count_all_reduce(rank.group, 0, nullptr, nullptr, &none),
+  succeeds(al_count_all_reduce(rank.group, 0, nullptr, nullptr, &origin, &none),
            "al_count_all_reduce of nothing");
   // On another thread, while this one goes on to the next collectives.
   std::thread other([&] {
@@ -86,7 +93,8 @@ void test_counts(const Rank& rank) {
   // The last one is taken by nobody: it goes with the group.
   int64_t third = 0;
   for (int i = 0; i < 3; ++i)
-    succeeds(al_count_all_reduce(rank.group, 3, mine.data(), nullptr, &third),
+    succeeds(al_count_all_reduce(rank.group, 3, mine.data(), nullptr, &origin,
+                                 &third),
              "al_count_all_reduce");
   other.join();
   double total = 0;
@@ -106,9 +114,10 @@ void test_refusals(const Rank& rank) {
   void* const buffers[] = {&x, &x};
   const int64_t one[] = {1, 1}, negative[] = {1, -1};
   const int64_t huge[] = {INT64_MAX, INT64_MAX};
+  double origin = AL_ORIGIN_NONE;
   const auto reduce = [&](int32_t dtype, int32_t op, int32_t count,
                           const int64_t* sizes) {
-    return al_all_reduce(rank.group, dtype, op, count, buffers, sizes);
+    return al_all_reduce(rank.group, dtype, op, count, buffers, sizes, &origin);
   };
   fails(reduce(AL_FLOAT32, 4, 1, one), AL_INVALID_ARGUMENT, "reduction 4",
         "reduction 4");
@@ -122,13 +131,14 @@ void test_refusals(const Rank& rank) {
         "buffer 1 has -1", "a buffer of -1 elements");
   fails(reduce(AL_FLOAT32, AL_SUM, 2, huge), AL_INVALID_ARGUMENT, "buffer 1",
         "more elements than there are numbers");
-  fails(al_broadcast(rank.group, &x, 4, kRanks), AL_INVALID_ARGUMENT,
+  fails(al_broadcast(rank.group, &x, 4, kRanks, &origin), AL_INVALID_ARGUMENT,
         "from rank 3 of 3", "a broadcast from no rank");
-  fails(al_broadcast(rank.group, &x, -4, 0), AL_INVALID_ARGUMENT, "-4 bytes",
-        "a broadcast of -4 bytes");
+  fails(al_broadcast(rank.group, &x, -4, 0, &origin), AL_INVALID_ARGUMENT,
+        "-4 bytes", "a broadcast of -4 bytes");
   int64_t ticket = 0;
-  fails(al_count_all_reduce(rank.group, -1, nullptr, nullptr, &ticket),
+  fails(al_count_all_reduce(rank.group, -1, nullptr, nullptr, &origin, &ticket),
         AL_INVALID_ARGUMENT, "-1 counts", "-1 counts");
+  check(origin == AL_ORIGIN_NONE, "what was refused has an origin");
 }
 
 void test_all(Rank& rank) {

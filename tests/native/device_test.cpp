@@ -103,7 +103,7 @@ void test_copies() {
     succeeds(al_upload(device, first, host.data(), n), "al_upload");
     succeeds(al_copy(device, second, first, n), "al_copy");
     int64_t ticket = -1;
-    succeeds(al_download(device, second, back.data(), n, &ticket),
+    succeeds(al_download(device, second, back.data(), n, 0, &ticket),
              "al_download");
     check(ticket == 0, "a download of the CPU is not done");
     check(memcmp(host.data(), back.data(), static_cast<size_t>(n)) == 0,
@@ -118,9 +118,9 @@ void test_copies() {
   succeeds(al_upload(device, nullptr, nullptr, 0), "al_upload of nothing");
   succeeds(al_copy(device, nullptr, nullptr, 0), "al_copy of nothing");
   succeeds(al_zero(device, nullptr, 0), "al_zero of nothing");
-  fails(al_download_wait(device, 1, nullptr, 0), AL_INVALID_ARGUMENT,
+  fails(al_download_wait(device, 1, nullptr, 0, 0), AL_INVALID_ARGUMENT,
         "ticket 1", "al_download_wait of no ticket");
-  succeeds(al_synchronize(device), "al_synchronize");
+  succeeds(al_synchronize(device, 1), "al_synchronize");
   int something = 0;
   void* stream = &something;
   succeeds(al_device_stream(device, &stream), "al_device_stream");

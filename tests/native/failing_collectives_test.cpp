@@ -10,11 +10,16 @@
 namespace native {
 namespace {
 
-al_status sum_of(const Rank& rank, int64_t n) {
+al_status sum_of(const Rank& rank, int64_t n, double* origin) {
   Array array(AL_FLOAT32, n);
   for (int64_t i = 0; i < n; ++i) array.set(i, 1);
   void* const buffer = array.data();
-  return al_all_reduce(rank.group, AL_FLOAT32, AL_SUM, 1, &buffer, &n);
+  return al_all_reduce(rank.group, AL_FLOAT32, AL_SUM, 1, &buffer, &n, origin);
+}
+
+al_status sum_of(const Rank& rank, int64_t n) {
+  double origin = AL_ORIGIN_NONE;
+  return sum_of(rank, n, &origin);
 }
 
 /** In debug mode replicas compare their calls before they make them. */
@@ -23,9 +28,11 @@ void test_disagreement() {
   options.debug = true;
   with_ranks(options, [](Rank& rank) {
     succeeds(sum_of(rank, 10), "a sum before");
-    fails(rank.rank == 1 ? al_barrier(rank.group) : sum_of(rank, 10),
+    double origin = AL_ORIGIN_NONE;
+    fails(rank.rank == 1 ? al_barrier(rank.group) : sum_of(rank, 10, &origin),
           AL_COLLECTIVE_FAILED, rank.rank == 1 ? "rank 0: all" : "rank 1: barr",
           "a call on which replicas disagree");
+    check(origin == AL_ORIGIN_NONE, "a call that was not made took its buffer");
     fails(sum_of(rank, 10), AL_COLLECTIVE_FAILED, "broken since",
           "a call of a broken group");
   });
@@ -33,11 +40,14 @@ void test_disagreement() {
 
 void test_rank_that_leaves() {
   with_ranks({}, [](Rank& rank) {
-    succeeds(sum_of(rank, 1000), "a sum before");
+    double before = AL_ORIGIN_NONE, after = AL_ORIGIN_NONE;
+    succeeds(sum_of(rank, 1000, &before), "a sum before");
     if (rank.rank == 2) return rank.leave();
-    const al_status failed = sum_of(rank, 1000);
-    fails(failed, AL_COLLECTIVE_FAILED, "no connection any more to rank",
-          "a sum after a rank has left");
+    fails(sum_of(rank, 1000, &after), AL_COLLECTIVE_FAILED,
+          "no connection any more to rank", "a sum after a rank has left");
+    succeeds(al_origin_check(rank.device, before), "the sum before is good");
+    fails(al_origin_check(rank.device, after), AL_COLLECTIVE_FAILED,
+          "no connection any more to rank", "the sum that failed");
     fails(al_barrier(rank.group), AL_COLLECTIVE_FAILED, "broken since",
           "a barrier of a broken group");
   });
