@@ -126,6 +126,11 @@ typedef struct {
   double forces_within; /* of these, all |d_x|, ... < force_threshold */
   double both_judged;   /* of these, structures whose energies are compared */
   double both_within;   /* of these, energy and forces within */
+  /* of components of stresses that are compared */
+  double stresses;
+  double stress_abs;
+  double stress_square;
+  double stress_nonfinite;
   /* of calls */
   double bad_natoms; /* calls whose natoms do not describe the forces */
 } al_metrics_sums;
@@ -373,25 +378,36 @@ al_status al_zero_nonfinite(al_device* device, int32_t dtype, const void* x,
 
 /* ---- evaluation ----------------------------------------------------------*/
 
+/** Predictions and what they should be, row by row: host memory, with addresses
+ * of device memory. */
+typedef struct {
+  const void* pred;   /* [rows, cols], in dtype */
+  const void* target; /* like pred */
+  const void* mask; /* bool [rows], 0 for rows that are not compared; or NULL */
+  int64_t rows;
+  int32_t cols;
+  int32_t dtype;
+  int32_t ignore_nan; /* a NaN of target is no label, and is not compared */
+  int32_t reserved;   /* 0 */
+} al_compared;
+
 /**
  * Adds a batch to *sums, in device memory. natoms is [structures] in
- * natoms_dtype (AL_INT32 or AL_INT64). Energies are [structures] in
- * energy_dtype, forces [atoms, 3] in forces_dtype, structure after structure;
- * energy_pred or forces_pred is NULL where a batch has none. mask is bool
- * [atoms], 0 for atoms whose forces are not compared, or NULL: all are. All is
- * computed in float64. A NaN stays a NaN and is not within any threshold.
+ * natoms_dtype (AL_INT32 or AL_INT64). Energies are [structures, 1], forces
+ * [atoms, 3], structure after structure, stresses [structures, 6 or 9]; each
+ * may be NULL. Forces are compared by atoms, which need all three labels. All
+ * is computed in float64. A NaN that is compared stays a NaN and is not within
+ * any threshold.
  *
  * What natoms holds is not trusted: if any is negative, or they do not add up
- * to atoms, nothing out of bounds is touched and bad_natoms counts this call.
+ * to the rows of the forces, nothing out of bounds is touched and bad_natoms
+ * counts this call.
  */
 al_status al_metrics_add(al_device* device, int64_t structures,
                          const void* natoms, int32_t natoms_dtype,
-                         int32_t energy_dtype, const void* energy_pred,
-                         const void* energy_target, int64_t atoms,
-                         int32_t forces_dtype, const void* forces_pred,
-                         const void* forces_target, const void* mask,
-                         double energy_threshold, double force_threshold,
-                         al_metrics_sums* sums);
+                         const al_compared* energy, const al_compared* forces,
+                         const al_compared* stress, double energy_threshold,
+                         double force_threshold, al_metrics_sums* sums);
 
 /* ---- matrix product and optimisers ---------------------------------------*/
 

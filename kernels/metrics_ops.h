@@ -14,6 +14,7 @@
 #include <cfloat>
 #include <cmath>
 
+#include "shared/dispatch.h"
 #include "shared/status.h"
 #include "shared/structures.h"
 
@@ -38,7 +39,8 @@ AL_HD AtomSums operator+(const AtomSums& a, const AtomSums& b) {
 /** The sums over structures, in the order of al_metrics_sums. */
 struct StructureSums {
   double structures, energies, abs, square, within, nonfinite, per_atom_abs,
-      per_atom, forces_judged, forces_within, both_judged, both_within;
+      per_atom, forces_judged, forces_within, both_judged, both_within,
+      stresses, stress_abs, stress_square, stress_nonfinite;
 };
 
 AL_HD StructureSums operator+(const StructureSums& a, const StructureSums& b) {
@@ -53,7 +55,11 @@ AL_HD StructureSums operator+(const StructureSums& a, const StructureSums& b) {
           a.forces_judged + b.forces_judged,
           a.forces_within + b.forces_within,
           a.both_judged + b.both_judged,
-          a.both_within + b.both_within};
+          a.both_within + b.both_within,
+          a.stresses + b.stresses,
+          a.stress_abs + b.stress_abs,
+          a.stress_square + b.stress_square,
+          a.stress_nonfinite + b.stress_nonfinite};
 }
 
 /** 1 where either is NaN or infinite. */
@@ -94,31 +100,71 @@ struct Verdict {
   bool missed; /* and were not within the threshold */
 };
 
-/** A structure without energies adds what its forces say. */
-AL_HD StructureSums forces_terms(Verdict forces) {
-  const double judged = forces.judged ? 1.0 : 0.0;
-  const double within = forces.judged & !forces.missed ? 1.0 : 0.0;
-  return {1, 0, 0, 0, 0, 0, 0, 0, judged, within, 0, 0};
+/** Whether any atom may be left out: what there is, natoms does not say then.
+ */
+AL_HD bool is_selective(const al_compared& rows) {
+  return rows.mask != nullptr || rows.ignore_nan != 0;
 }
 
-/** A structure with energies p and t and so many atoms. */
-AL_HD StructureSums energy_terms(double p, double t, int64_t natoms,
-                                 double threshold, Verdict forces) {
-  StructureSums terms = forces_terms(forces);
+/** Whether a row is compared at all. */
+AL_HD bool is_on(const al_compared& rows, int64_t row) {
+  return rows.pred &&
+         (!rows.mask || static_cast<const uint8_t*>(rows.mask)[row]);
+}
+
+/** Whether a target is a label. */
+AL_HD bool is_label(double target, const al_compared& rows) {
+  return !rows.ignore_nan | (target == target);
+}
+
+/** Adds the energies p and t of a structure of so many atoms. */
+AL_HD void add_energy(double p, double t, int64_t natoms, double threshold,
+                      StructureSums* sums) {
   const double error = std::fabs(p - t);
   const bool within = error < threshold;
-  terms.energies = 1;
-  terms.abs = error;
-  terms.square = error * error;
-  terms.within = within ? 1.0 : 0.0;
-  terms.nonfinite = not_finite(p, t);
+  sums->energies += 1;
+  sums->abs += error;
+  sums->square += error * error;
+  sums->within += within ? 1.0 : 0.0;
+  sums->nonfinite += not_finite(p, t);
   if (natoms > 0) {
-    terms.per_atom_abs = error / static_cast<double>(natoms);
-    terms.per_atom = 1;
+    sums->per_atom_abs += error / static_cast<double>(natoms);
+    sums->per_atom += 1;
   }
-  terms.both_judged = terms.forces_judged;
-  terms.both_within = within ? terms.forces_within : 0.0;
-  return terms;
+  sums->both_judged += sums->forces_judged;
+  sums->both_within += within ? sums->forces_within : 0.0;
+}
+
+/** What structure i adds, once its atoms have been seen. */
+#ifdef __CUDACC__
+__device__
+#endif
+    inline StructureSums
+    structure_terms(int64_t i, int64_t natoms, const al_compared& energy,
+                    const al_compared& stress, double threshold,
+                    Verdict forces) {
+  StructureSums sums = {};
+  sums.structures = 1;
+  sums.forces_judged = forces.judged ? 1.0 : 0.0;
+  sums.forces_within = forces.judged & !forces.missed ? 1.0 : 0.0;
+  if (is_on(energy, i)) {
+    const double t = number(energy.target, energy.dtype, i);
+    if (is_label(t, energy))
+      add_energy(number(energy.pred, energy.dtype, i), t, natoms, threshold,
+                 &sums);
+  }
+  for (int j = 0; is_on(stress, i) && j < stress.cols; ++j) {
+    const int64_t at = i * stress.cols + j;
+    const double t = number(stress.target, stress.dtype, at);
+    if (!is_label(t, stress)) continue;
+    const double p = number(stress.pred, stress.dtype, at);
+    const double error = std::fabs(p - t);
+    sums.stresses += 1;
+    sums.stress_abs += error;
+    sums.stress_square += error * error;
+    sums.stress_nonfinite += not_finite(p, t);
+  }
+  return sums;
 }
 
 /** Adds a batch's sums to those of all before. */
@@ -143,18 +189,43 @@ AL_HD void add_sums(const AtomSums& atoms, const StructureSums& structures,
   sums->forces_within += structures.forces_within;
   sums->both_judged += structures.both_judged;
   sums->both_within += structures.both_within;
+  sums->stresses += structures.stresses;
+  sums->stress_abs += structures.stress_abs;
+  sums->stress_square += structures.stress_square;
+  sums->stress_nonfinite += structures.stress_nonfinite;
   sums->bad_natoms += bad_natoms ? 1.0 : 0.0;
 }
 
+/** Of NULL: nothing to compare. */
+inline al_compared or_none(const al_compared* rows) {
+  return rows ? *rows : al_compared{};
+}
+
 /** Rejects what a caller with checked shapes never passes. */
-inline al_status check_metrics(int64_t structures, int64_t atoms,
-                               int32_t natoms_dtype) {
-  if (structures < 0 || atoms < 0)
-    return al_fail(
-        AL_INVALID_ARGUMENT, "negative size: %lld structures, %lld atoms",
-        static_cast<long long>(structures), static_cast<long long>(atoms));
+inline al_status check_metrics(int64_t structures, int32_t natoms_dtype,
+                               const al_compared& energy,
+                               const al_compared& forces,
+                               const al_compared& stress) {
+  if (structures < 0 || forces.rows < 0)
+    return al_fail(AL_INVALID_ARGUMENT,
+                   "negative size: %lld structures, %lld atoms",
+                   static_cast<long long>(structures),
+                   static_cast<long long>(forces.rows));
   if (natoms_dtype != AL_INT32 && natoms_dtype != AL_INT64)
     return al_fail(AL_INVALID_ARGUMENT, "natoms must be int32 or int64");
+  const auto fits = [](const al_compared& rows, int64_t expected, bool cols) {
+    return !rows.pred || (rows.rows == expected && cols);
+  };
+  if (!fits(energy, structures, energy.cols == 1) ||
+      !fits(forces, forces.rows, forces.cols == 3) ||
+      !fits(stress, structures, stress.cols == 6 || stress.cols == 9))
+    return al_fail(AL_INVALID_ARGUMENT,
+                   "rows or columns of a batch do not fit");
+  for (const al_compared* rows : {&energy, &forces, &stress}) {
+    const al_status bad = with_float_type(
+        rows->dtype, [](auto) { return static_cast<al_status>(AL_OK); });
+    if (rows->pred && bad) return bad;
+  }
   return AL_OK;
 }
 

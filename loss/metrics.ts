@@ -9,8 +9,9 @@ import {
 import type { ProcessGroup } from "../distributed/process_group.ts";
 import { type Device, nativeOf } from "../tensor/device.ts";
 import { dtypeCode } from "../tensor/dtype.ts";
-import { equalShapes, formatShape } from "../tensor/shape.ts";
+import { equalShapes, formatShape, shapeSize } from "../tensor/shape.ts";
 import {
+  addressOf,
   checkDevice,
   checkTensor,
   checkTraced,
@@ -40,6 +41,10 @@ const SUMS = [
   "forcesWithin",
   "bothJudged",
   "bothWithin",
+  "stresses",
+  "stressAbs",
+  "stressSquare",
+  "stressNonFinite",
   "badNatoms",
 ] as const;
 
@@ -64,6 +69,12 @@ export interface MetricsOptions {
    * for eV/Å.
    */
   forceThreshold?: number;
+  /**
+   * A reference that is NaN is a label that is missing: it is not compared, and
+   * does not count. An atom needs all three of its forces, a component of a
+   * stress stands alone. Default: false, a NaN stays a NaN.
+   */
+  ignoreNaN?: boolean;
 }
 
 /** Predictions and what they should be. */
@@ -72,18 +83,17 @@ export interface Compared {
   readonly input: Tensor;
   /** References; shape, dtype and device of `input`. */
   readonly target: Tensor;
-}
-
-/** Forces and what they should be: `[N, 3]`, structure after structure. */
-export interface ComparedForces extends Compared {
   /**
-   * bool `[N]`: 0 for atoms that are left out, as fixed atoms are in Open
-   * Catalyst. Default: all are compared.
+   * bool, one per row of `input`: 0 for structures or atoms that are left out,
+   * as fixed atoms are in Open Catalyst. Default: all are compared.
    */
   readonly mask?: Tensor;
 }
 
-/** A batch of structures. Energies or forces may be absent, not both. */
+/** Forces and what they should be: `[N, 3]`, structure after structure. */
+export type ComparedForces = Compared;
+
+/** A batch of structures. What is not to be compared is absent; not all of it. */
 export interface MetricsBatch {
   /**
    * Atoms of each structure, `[B]` or `[B, 1]`, int32 or int64. Where there are
@@ -94,6 +104,8 @@ export interface MetricsBatch {
   readonly energy?: Compared;
   /** Forces, `[N, 3]`. Their dtype may differ from that of the energies. */
   readonly forces?: ComparedForces;
+  /** Stresses: `[B, 6]` in Voigt's order or any other, `[B, 9]` or `[B, 3, 3]`. */
+  readonly stress?: Compared;
 }
 
 /**
@@ -141,12 +153,22 @@ export interface MetricsReport {
    * threshold and whose forces are within theirs, of those that have both.
    */
   readonly energyForcesWithinThreshold: number;
+  /** Mean |d| of the components of the stresses. Unit: that of the stresses. */
+  readonly stressMAE: number;
+  /** Mean d² of the components of the stresses. Unit: its square. */
+  readonly stressMSE: number;
+  /** Root of `stressMSE`. */
+  readonly stressRMSE: number;
   /** Structures that were added. */
   readonly structures: number;
+  /** Energies that were compared. */
+  readonly energies: number;
   /** Atoms whose forces were compared. */
   readonly atoms: number;
+  /** Components of stresses that were compared. */
+  readonly stresses: number;
   /**
-   * Energies and force components with a NaN or an infinity in the prediction
+   * Energies and components of forces and stresses with a NaN or an infinity in the prediction
    * or the reference. If there are any, the means they enter are NaN or
    * infinite, and they are not within a threshold.
    */
@@ -154,7 +176,7 @@ export interface MetricsReport {
 }
 
 /**
- * Errors of energies and forces over a whole data set, for validation and
+ * Errors of energies, forces and stresses over a whole data set, for validation and
  * tests: the metrics of Open Catalyst's evaluator.
  *
  * Each batch is one call of `add`, which enqueues a pass over it on the device
@@ -202,6 +224,8 @@ export class Metrics {
   readonly energyThreshold: number;
   /** So are force components with one below this. */
   readonly forceThreshold: number;
+  /** Whether a reference that is NaN is a label that is missing. */
+  readonly ignoreNaN: boolean;
   readonly #group: ProcessGroup | undefined;
   /** al_metrics_sums of this replica. */
   readonly #sums: Tensor;
@@ -225,6 +249,7 @@ export class Metrics {
       options.forceThreshold ?? FORCE_THRESHOLD,
       "forceThreshold",
     );
+    this.ignoreNaN = options.ignoreNaN ?? false;
     this.#group = options.group;
     if (this.#group !== undefined && this.#group.device !== device) {
       throw new DeviceError(
@@ -238,40 +263,52 @@ export class Metrics {
    * Adds a batch. Enqueued on the device; does not wait for it. Replicas need
    * not add the same number of batches.
    *
-   * @param batch Energies, forces, or both, with the atoms of each structure.
-   * @throws {ShapeError} if shapes are not `[B]` or `[B, 1]`, `[N, 3]` and `[N]`, or differ. (That natoms adds up
-   * to N is checked on the device: see {@linkcode Metrics.result}.)
+   * @param batch Energies, forces and stresses, or some of them, with the atoms of each structure.
+   * @throws {ShapeError} if shapes are not `[B]` or `[B, 1]`, `[N, 3]`, `[B, 6]`, `[B, 9]` or `[B, 3, 3]`, and of
+   * masks one per row, or differ. (That natoms adds up to N is checked on the device: see
+   * {@linkcode Metrics.result}.)
    * @throws {DTypeError} if dtypes differ or are not allowed.
    * @throws {DeviceError} if a tensor is on another device.
-   * @throws {ArgumentError} if there are neither energies nor forces, or something is not a tensor.
+   * @throws {ArgumentError} if there is nothing to compare, or something is not a tensor.
    * @throws {DisposedError} if a tensor or this object was disposed.
    */
-  add({ natoms, energy, forces }: MetricsBatch): void {
+  add({ natoms, energy, forces, stress }: MetricsBatch): void {
     const sums = this.#open();
     checkColumnOfNatoms(sums, natoms);
-    if (energy === undefined && forces === undefined) {
+    if (
+      energy === undefined && forces === undefined && stress === undefined
+    ) {
       throw new ArgumentError(
-        "a batch has neither energy nor forces: expected one of them, or both",
+        "a batch has neither energy, forces nor stress: expected at least one of them",
       );
     }
-    if (energy !== undefined) checkEnergy(sums, energy, natoms.size);
-    if (forces !== undefined) checkForces(sums, forces);
+    const structures = natoms.size;
     const { library, handle } = nativeOf(this.device);
     checkTraced(
       this.device,
       library.symbols.al_metrics_add(
         handle,
-        BigInt(natoms.size),
+        BigInt(structures),
         pointerOf(natoms),
         dtypeCode(natoms.dtype),
-        dtypeCode(energy?.input.dtype ?? "float64"),
-        energy ? pointerOf(energy.input) : null,
-        energy ? pointerOf(energy.target) : null,
-        BigInt(forces?.input.shape[0] ?? 0),
-        dtypeCode(forces?.input.dtype ?? "float64"),
-        forces ? pointerOf(forces.input) : null,
-        forces ? pointerOf(forces.target) : null,
-        forces?.mask ? pointerOf(forces.mask) : null,
+        this.#compared(
+          energy,
+          "energy",
+          [[structures], [structures, 1]],
+          `[${structures}] or [${structures}, 1], one per structure of natoms`,
+        ),
+        this.#compared(
+          forces,
+          "forces",
+          [[forces?.input?.shape?.[0] ?? 0, 3]],
+          "[N, 3]",
+        ),
+        this.#compared(
+          stress,
+          "stress",
+          [[structures, 6], [structures, 9], [structures, 3, 3]],
+          `[${structures}, 6], [${structures}, 9] or [${structures}, 3, 3], one per structure of natoms`,
+        ),
         this.energyThreshold,
         this.forceThreshold,
         pointerOf(sums),
@@ -280,15 +317,45 @@ export class Metrics {
         reads: [
           sums,
           natoms,
-          energy?.input,
-          energy?.target,
-          forces?.input,
-          forces?.target,
-          forces?.mask,
+          ...[energy, forces, stress].flatMap((compared) => [
+            compared?.input,
+            compared?.target,
+            compared?.mask,
+          ]),
         ],
         writes: [sums],
       }),
     );
+  }
+
+  /** An al_compared, or null for nothing; of one of these shapes, which messages call `expected`. */
+  #compared(
+    compared: Compared | undefined,
+    what: string,
+    shapes: readonly (readonly number[])[],
+    expected: string,
+  ): BigUint64Array<ArrayBuffer> | null {
+    if (compared === undefined) return null;
+    const { input, target, mask } = compared;
+    checkPair(input, target, `${what}.input`, `${what}.target`);
+    checkDevice(this.#sums, input, `${what}.input`);
+    if (!shapes.some((shape) => equalShapes(input.shape, shape))) {
+      throw new ShapeError(
+        `${what}.input has shape ${
+          formatShape(input.shape)
+        }, expected ${expected}`,
+      );
+    }
+    const [rows, ...cols] = input.shape;
+    if (mask !== undefined) checkMask(input, mask, what);
+    return new BigUint64Array([
+      addressOf(input),
+      addressOf(target),
+      mask === undefined ? 0n : addressOf(mask),
+      BigInt(rows!),
+      BigInt(shapeSize(cols)) | BigInt(dtypeCode(input.dtype)) << 32n,
+      this.ignoreNaN ? 1n : 0n,
+    ]);
   }
 
   /**
@@ -364,9 +431,14 @@ function report(values: readonly number[]): MetricsReport {
     forcesMagnitudeError: s.forcesMagnitude / s.atoms,
     forcesWithinThreshold: s.forcesWithin / s.forcesJudged,
     energyForcesWithinThreshold: s.bothWithin / s.bothJudged,
+    stressMAE: s.stressAbs / s.stresses,
+    stressMSE: s.stressSquare / s.stresses,
+    stressRMSE: Math.sqrt(s.stressSquare / s.stresses),
     structures: s.structures,
+    energies: s.energies,
     atoms: s.atoms,
-    nonFinite: s.energyNonFinite + s.forcesNonFinite,
+    stresses: s.stresses,
+    nonFinite: s.energyNonFinite + s.forcesNonFinite + s.stressNonFinite,
   };
 }
 
@@ -387,40 +459,20 @@ function checkColumnOfNatoms(like: Tensor, natoms: Tensor): void {
   }
 }
 
-function checkEnergy(like: Tensor, energy: Compared, structures: number): void {
-  const { input, target } = energy;
-  checkPair(input, target, "energy.input", "energy.target");
-  checkDevice(like, input, "energy.input");
-  if (!isColumn(input, structures)) {
-    throw new ShapeError(
-      `energy.input has shape ${
-        formatShape(input.shape)
-      }, expected [${structures}] or [${structures}, 1], one per structure of natoms`,
-    );
-  }
-}
-
-function checkForces(like: Tensor, forces: ComparedForces): void {
-  const { input, target, mask } = forces;
-  checkPair(input, target, "forces.input", "forces.target");
-  checkDevice(like, input, "forces.input");
-  const atoms = input.shape[0] ?? 0;
-  if (!equalShapes(input.shape, [atoms, 3])) {
-    throw new ShapeError(
-      `forces.input has shape ${formatShape(input.shape)}, expected [N, 3]`,
-    );
-  }
-  if (mask === undefined) return;
-  checkTensor(mask, "forces.mask");
-  checkDevice(like, mask, "forces.mask");
+/** Throws unless the mask has a bool for each row of `input`. */
+function checkMask(input: Tensor, mask: Tensor, what: string): void {
+  checkTensor(mask, `${what}.mask`);
+  checkDevice(input, mask, `${what}.mask`);
   if (mask.dtype !== "bool") {
-    throw new DTypeError(`forces.mask has dtype ${mask.dtype}, expected bool`);
+    throw new DTypeError(`${what}.mask has dtype ${mask.dtype}, expected bool`);
   }
-  if (!equalShapes(mask.shape, [atoms])) {
+  const rows = input.shape[0]!;
+  const isColumn = input.size === rows && equalShapes(mask.shape, input.shape);
+  if (!isColumn && !equalShapes(mask.shape, [rows])) {
     throw new ShapeError(
-      `forces.mask has shape ${
+      `${what}.mask has shape ${
         formatShape(mask.shape)
-      }, expected [${atoms}], one per row of forces.input`,
+      }, expected [${rows}], one per row of ${what}.input`,
     );
   }
 }

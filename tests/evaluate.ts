@@ -14,17 +14,31 @@ export interface Labelled {
   readonly target: readonly number[];
   /** Whether each atom counts. */
   readonly mask: readonly boolean[];
+  /** Six components. Default: zeros. */
+  readonly stress?: readonly [
+    input: readonly number[],
+    target: readonly number[],
+  ];
+  /** Whether its energy and stress count. Default: true. */
+  readonly counted?: boolean;
 }
 
 /** What a batch is made of, and in which dtypes. */
 export interface BatchOptions {
   readonly energy?: boolean;
   readonly forces?: boolean;
+  readonly stress?: boolean;
+  /** Of atoms. */
   readonly mask?: boolean;
+  /** Of energies and stresses. */
+  readonly structureMask?: boolean;
   readonly energyDType?: Floating;
   readonly forcesDType?: Floating;
+  readonly stressDType?: Floating;
   readonly natomsDType?: "int32" | "int64";
   readonly column?: boolean;
+  /** As the option of Metrics. */
+  readonly ignoreNaN?: boolean;
 }
 
 /** Structures of 1 to `most` atoms; errors on both sides of the thresholds. */
@@ -39,6 +53,7 @@ export function randomStructures(
     const atoms = 1 + Math.floor(next() * most);
     const target = Array.from({ length: 3 * atoms }, () => uniform(2));
     const energy = uniform(8);
+    const stress = Array.from({ length: 6 }, () => uniform(0.1));
     // A third with errors in forces that are too large somewhere.
     const size = next() < 0.33 ? 0.05 : 0.02;
     return {
@@ -46,6 +61,8 @@ export function randomStructures(
       input: target.map((f) => f + uniform(size)),
       target,
       mask: Array.from({ length: atoms }, () => next() < 0.6),
+      stress: [stress.map((s) => s + uniform(0.01)), stress],
+      counted: next() < 0.7,
     };
   });
 }
@@ -96,9 +113,12 @@ export function addBatch(
   {
     energy = true,
     forces = true,
+    stress = false,
     mask = false,
+    structureMask = false,
     energyDType = "float64",
     forcesDType = "float64",
+    stressDType = "float64",
     natomsDType = "int32",
     column = false,
   }: BatchOptions = {},
@@ -126,9 +146,28 @@ export function addBatch(
     [atoms],
     "bool",
   );
+  const stresses = ([0, 1] as const).map((i) =>
+    floats(
+      device,
+      structures.flatMap((s) => s.stress?.[i] ?? Array<number>(6).fill(0)),
+      [counts.length, 6],
+      stressDType,
+    )
+  );
+  using counted = device.tensor(
+    Uint8Array.from(structures, (s) => Number(s.counted ?? true)),
+    counts.length === 0 ? [0] : [counts.length],
+    "bool",
+  );
+  const ofStructures = structureMask && { mask: counted };
   metrics.add({
     natoms,
-    ...(energy && { energy: { input: energies[0]!, target: energies[1]! } }),
+    ...(energy && {
+      energy: { input: energies[0]!, target: energies[1]!, ...ofStructures },
+    }),
+    ...(stress && {
+      stress: { input: stresses[0]!, target: stresses[1]!, ...ofStructures },
+    }),
     ...(forces && {
       forces: {
         input: allForces[0]!,
@@ -138,7 +177,9 @@ export function addBatch(
     }),
   });
   // What is enqueued may still use the memory of disposed tensors.
-  for (const tensor of [...energies, ...allForces]) tensor.dispose();
+  for (const tensor of [...energies, ...allForces, ...stresses]) {
+    tensor.dispose();
+  }
 }
 
 /** Mean over a list; NaN of none. */
@@ -152,14 +193,19 @@ export function evaluate(
   {
     energy = true,
     forces = true,
+    stress = false,
     mask = false,
+    structureMask = false,
+    ignoreNaN = false,
     energyDType = "float64",
     forcesDType = "float64",
+    stressDType = "float64",
   }: BatchOptions = {},
   [energyThreshold, forceThreshold]: readonly [number, number] = [0.02, 0.03],
 ): MetricsReport {
   const perAtom: number[] = [], energyErrors: number[] = [];
   const components: number[] = [], norms: number[] = [];
+  const stressErrors: number[] = [];
   const cosines: number[] = [], magnitudes: number[] = [];
   const energyOk: number[] = [], forcesOk: number[] = [], bothOk: number[] = [];
   let nonFinite = 0;
@@ -169,7 +215,20 @@ export function evaluate(
   for (const structure of structures) {
     const [p, t] = structure.energy.map((e) => rounded(e, energyDType));
     const error = Math.abs(p! - t!);
-    if (energy) {
+    const counted = !structureMask || (structure.counted ?? true);
+    const isLabel = (t: number): boolean => !ignoreNaN || !Number.isNaN(t);
+    const hasEnergy = energy && counted && isLabel(t!);
+    if (stress && counted) {
+      const [input, target] = structure.stress!;
+      input.forEach((_, k) => {
+        const p = rounded(input[k]!, stressDType);
+        const t = rounded(target[k]!, stressDType);
+        if (!isLabel(t)) return;
+        stressErrors.push(Math.abs(p - t));
+        countNonFinite(p, t);
+      });
+    }
+    if (hasEnergy) {
       energyErrors.push(error);
       const atoms = structure.mask.length;
       if (atoms > 0) perAtom.push(error / atoms);
@@ -183,6 +242,7 @@ export function evaluate(
       const of = (all: readonly number[]): number[] =>
         all.slice(3 * i, 3 * i + 3).map((f) => rounded(f, forcesDType));
       const p = of(structure.input), t = of(structure.target);
+      if (!t.every(isLabel)) return;
       const d = p.map((x, k) => x - t[k]!);
       d.forEach((x, k) => {
         components.push(Math.abs(x));
@@ -201,7 +261,7 @@ export function evaluate(
     if (worst.length === 0) continue;
     const within = worst.every((x) => x < forceThreshold);
     forcesOk.push(within ? 1 : 0);
-    if (energy) bothOk.push(within && error < energyThreshold ? 1 : 0);
+    if (hasEnergy) bothOk.push(within && error < energyThreshold ? 1 : 0);
   }
   const squares = (values: readonly number[]): number[] =>
     values.map((x) => x * x);
@@ -219,8 +279,13 @@ export function evaluate(
     forcesMagnitudeError: mean(magnitudes),
     forcesWithinThreshold: mean(forcesOk),
     energyForcesWithinThreshold: mean(bothOk),
+    stressMAE: mean(stressErrors),
+    stressMSE: mean(squares(stressErrors)),
+    stressRMSE: Math.sqrt(mean(squares(stressErrors))),
     structures: structures.length,
+    energies: energyErrors.length,
     atoms: norms.length,
+    stresses: stressErrors.length,
     nonFinite,
   };
 }
@@ -236,7 +301,9 @@ export function assertReport(
     const a = actual[key], e = expected[key];
     const exact = Object.is(a, e) ||
       (Number.isFinite(e) && !key.endsWith("Threshold") &&
-        !["structures", "atoms", "nonFinite"].includes(key) &&
+        !["structures", "energies", "atoms", "stresses", "nonFinite"].includes(
+          key,
+        ) &&
         Math.abs(a - e) <= 1e-12 * Math.abs(e));
     assert(exact, `${what} ${key} is ${a}, expected ${e}`);
   }

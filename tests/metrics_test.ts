@@ -28,6 +28,7 @@ import {
   randomStructures,
 } from "./evaluate.ts";
 import { launchReplicas } from "./launch_replicas.ts";
+import { seeded } from "./random.ts";
 
 const DTYPES = ["float32", "float64", "float16", "bfloat16"] as const;
 
@@ -100,6 +101,93 @@ testOnDevices("Metrics accumulate over batches of any kind", async (device) => {
   metrics.reset();
   addBatch(metrics, both);
   assertReport(await metrics.result(), parts[0]!);
+});
+
+/** Some of the labels are missing: energies, single forces, single components of stresses. */
+function withoutSome(
+  structures: readonly Labelled[],
+  seed: number,
+): Labelled[] {
+  const next = seeded(seed);
+  const some = (values: readonly number[]): number[] =>
+    values.map((x) => next() < 0.2 ? NaN : x);
+  return structures.map((s) => ({
+    ...s,
+    energy: [s.energy[0], some([s.energy[1]])[0]!],
+    target: some(s.target),
+    stress: [s.stress![0], some(s.stress![1])],
+  }));
+}
+
+testOnDevices(
+  "Metrics compare where there are labels, and stresses, in every dtype",
+  async (device) => {
+    for (const ignoreNaN of [true, false]) {
+      using metrics = new Metrics(device, { ignoreNaN });
+      for (const [i, dtype] of DTYPES.entries()) {
+        for (const structureMask of [false, true]) {
+          const structures = withoutSome(randomStructures(200, 20, i), i);
+          const options: BatchOptions = {
+            mask: structureMask !== ignoreNaN,
+            structureMask,
+            stress: true,
+            ignoreNaN,
+            column: structureMask,
+            energyDType: DTYPES[(i + 1) % 4]!,
+            forcesDType: DTYPES[(i + 2) % 4]!,
+            stressDType: dtype,
+          };
+          metrics.reset();
+          addBatch(metrics, structures, options);
+          const report = await metrics.result();
+          const expected = evaluate(structures, options);
+          assertReport(report, expected, JSON.stringify(options));
+          assertEquals(Number.isNaN(report.stressMAE), !ignoreNaN);
+          assertEquals(report.nonFinite > 0, !ignoreNaN);
+          assert(report.stresses < 1200 || !structureMask && !ignoreNaN);
+        }
+      }
+    }
+  },
+);
+
+testOnDevices(
+  "Metrics of labels that are all missing are NaN and count none",
+  async (device) => {
+    const none = randomStructures(5, 5, 1).map((s): Labelled => ({
+      ...s,
+      energy: [1, NaN],
+      target: s.target.map(() => NaN),
+      stress: [s.stress![0], s.stress![1].map(() => NaN)],
+    }));
+    using metrics = new Metrics(device, { ignoreNaN: true });
+    addBatch(metrics, none, { stress: true });
+    const report = await metrics.result();
+    assertReport(report, evaluate(none, { stress: true, ignoreNaN: true }));
+    const { structures, energies, atoms, stresses, nonFinite } = report;
+    assertEquals([structures, energies, atoms, stresses, nonFinite], [
+      5,
+      0,
+      0,
+      0,
+      0,
+    ]);
+    assert(Number.isNaN(report.forcesWithinThreshold));
+  },
+);
+
+testOnDevices("Metrics take stresses of nine components", async (device) => {
+  using natoms = device.tensor(new Int32Array([1, 3]));
+  using input = device.tensor(
+    Float64Array.from({ length: 18 }, (_, i) => i),
+    [2, 3, 3],
+  );
+  using target = device.zeros([2, 3, 3], "float64");
+  using metrics = new Metrics(device);
+  metrics.add({ natoms, stress: { input, target } });
+  const report = await metrics.result();
+  assertEquals([report.stresses, report.stressMAE], [18, 8.5]);
+  assertEquals([report.structures, report.energies, report.atoms], [2, 0, 0]);
 });
 
 testOnDevices("Metrics of nothing are NaN, their counts 0", async (device) => {
@@ -279,6 +367,7 @@ function assertReportLoosely(
 ): void {
   for (const key of Object.keys(expected) as (keyof MetricsReport)[]) {
     const off = Math.abs(actual[key] - expected[key]);
+    if (Object.is(actual[key], expected[key])) continue; // NaN, of nothing
     assert(off <= 1e-10 * Math.abs(expected[key]), `${key} is off by ${off}`);
   }
 }
@@ -379,7 +468,7 @@ testOnDevices("Metrics reject arguments that do not fit", async (device) => {
     new (...args: never[]) => Error,
     string,
   ][] = [
-    [{ natoms }, ArgumentError, "neither energy nor forces"],
+    [{ natoms }, ArgumentError, "neither energy, forces nor stress"],
     [
       { natoms: floats, energy: same(energy) },
       DTypeError,
@@ -451,6 +540,21 @@ testOnDevices("Metrics reject arguments that do not fit", async (device) => {
       { natoms, forces: { ...same(forces), mask: maskColumn } },
       ShapeError,
       "[4, 1]",
+    ],
+    [
+      { natoms, energy: { ...same(energy), mask } },
+      ShapeError,
+      "energy.mask has shape [4], expected [2]",
+    ],
+    [
+      { natoms, energy: { ...same(energy), mask: ints } },
+      DTypeError,
+      "energy.mask has dtype int32, expected bool",
+    ],
+    [
+      { natoms, stress: same(double) },
+      ShapeError,
+      "stress.input has shape [4, 3], expected [2, 6], [2, 9] or [2, 3, 3]",
     ],
   ];
   for (const [batch, type, message] of cases) {

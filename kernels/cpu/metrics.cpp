@@ -26,10 +26,7 @@ constexpr int64_t kBlock = 32 * kTile;
 
 /** Forces and the structures they belong to. */
 struct Forces {
-  int64_t atoms;
-  const void* pred;
-  const void* target;
-  const uint8_t* mask;
+  const al_compared& atoms;
   double threshold;
   const std::vector<int64_t>& offsets; /* first atom of each; last: the end */
 
@@ -41,15 +38,27 @@ struct Forces {
 /** Two blocks may share a structure, and then write the same value. */
 void mark(uint8_t* flag) { __atomic_store_n(flag, 1, __ATOMIC_RELAXED); }
 
-/** counts[i], missed[i]: 1 or 0, doubles as all else in the vector loop. */
+/**
+ * counts[i], missed[i]: 1 or 0, doubles as all else in the vector loop. Of
+ * labels that may be missing, counts loses the atoms that have not all three.
+ */
 template <class S>
-AtomSums sum_tile(const S* pred, const S* target, const double* counts, int n,
-                  double threshold, double* missed) {
+AtomSums sum_tile(const S* pred, const S* target, double* counts, int n,
+                  bool ignore_nan, double threshold, double* missed) {
   alignas(64) double p[3 * kTile], t[3 * kTile];
 #pragma omp simd
   for (int i = 0; i < 3 * n; ++i) {
     p[i] = static_cast<double>(load(pred[i]));
     t[i] = static_cast<double>(load(target[i]));
+  }
+  if (ignore_nan) {
+#pragma omp simd
+    for (int i = 0; i < n; ++i) {
+      const bool whole = (t[3 * i] == t[3 * i]) &
+                         (t[3 * i + 1] == t[3 * i + 1]) &
+                         (t[3 * i + 2] == t[3 * i + 2]);
+      counts[i] = whole ? counts[i] : 0.0;
+    }
   }
   double atoms = 0, abs = 0, square = 0, norm = 0, cosine = 0, magnitude = 0,
          nonfinite = 0;
@@ -77,18 +86,21 @@ template <class S>
 AtomSums sum_block(const Forces& forces, int64_t begin, int64_t end,
                    uint8_t* judged, uint8_t* missed) {
   alignas(64) double counts[kTile], tile_missed[kTile];
+  const auto* const pred = static_cast<const S*>(forces.atoms.pred);
+  const auto* const target = static_cast<const S*>(forces.atoms.target);
+  const bool selective = is_selective(forces.atoms);
   AtomSums sums = {};
   int64_t structure = 0, border = begin; /* the next one's first atom */
   for (int64_t at = begin; at < end; at += kTile) {
     const int n = static_cast<int>(std::min<int64_t>(kTile, end - at));
     for (int i = 0; i < n; ++i)
-      counts[i] = !forces.mask || forces.mask[at + i] ? 1.0 : 0.0;
-    sums = sums + sum_tile(static_cast<const S*>(forces.pred) + 3 * at,
-                           static_cast<const S*>(forces.target) + 3 * at,
-                           counts, n, forces.threshold, tile_missed);
+      counts[i] = is_on(forces.atoms, at + i) ? 1.0 : 0.0;
+    sums = sums + sum_tile(pred + 3 * at, target + 3 * at, counts, n,
+                           forces.atoms.ignore_nan != 0, forces.threshold,
+                           tile_missed);
     for (int i = 0; i < n; ++i) {
-      // Without a mask the offsets say which structures have atoms.
-      if (forces.mask ? counts[i] == 0 : tile_missed[i] == 0) continue;
+      // Where all atoms count the offsets say which structures have some.
+      if (selective ? counts[i] == 0 : tile_missed[i] == 0) continue;
       if (at + i >= border) {
         structure =
             structure_of(at + i, forces.offsets.data(), forces.structures());
@@ -106,8 +118,9 @@ AtomSums sum_block(const Forces& forces, int64_t begin, int64_t end,
 
 template <class S>
 AtomSums sum_forces(const Forces& forces, uint8_t* judged, uint8_t* missed) {
-  std::vector<AtomSums> partials((forces.atoms + kBlock - 1) / kBlock);
-  for_blocks(forces.atoms, kBlock, 3 * forces.atoms,
+  const int64_t atoms = forces.atoms.rows;
+  std::vector<AtomSums> partials((atoms + kBlock - 1) / kBlock);
+  for_blocks(atoms, kBlock, 3 * atoms,
              [&](int64_t i, int64_t begin, int64_t end) {
                partials[i] = sum_block<S>(forces, begin, end, judged, missed);
              });
@@ -122,58 +135,45 @@ AtomSums sum_forces(const Forces& forces, uint8_t* judged, uint8_t* missed) {
 using namespace atomloss;
 
 al_status al_metrics_add(al_device*, int64_t structures, const void* natoms,
-                         int32_t natoms_dtype, int32_t energy_dtype,
-                         const void* energy_pred, const void* energy_target,
-                         int64_t atoms, int32_t forces_dtype,
-                         const void* forces_pred, const void* forces_target,
-                         const void* mask, double energy_threshold,
-                         double force_threshold, al_metrics_sums* sums) {
+                         int32_t natoms_dtype, const al_compared* energy,
+                         const al_compared* forces, const al_compared* stress,
+                         double energy_threshold, double force_threshold,
+                         al_metrics_sums* sums) {
   return al_guard([&]() -> al_status {
-    if (al_status bad = check_metrics(structures, atoms, natoms_dtype))
+    const al_compared energies = or_none(energy), atoms = or_none(forces),
+                      stresses = or_none(stress);
+    if (al_status bad =
+            check_metrics(structures, natoms_dtype, energies, atoms, stresses))
       return bad;
     const Natoms counts = {natoms, natoms_dtype == AL_INT64};
     AtomSums atom_sums = {};
     std::vector<uint8_t> judged(structures), missed(structures);
     bool bad_natoms = false;
-    if (forces_pred) {
+    if (atoms.pred) {
       const std::vector<int64_t> offsets =
-          structure_offsets(counts, structures, atoms);
-      bad_natoms = offsets.back() != atoms;
-      if (!mask) {
+          structure_offsets(counts, structures, atoms.rows);
+      bad_natoms = offsets.back() != atoms.rows;
+      if (!is_selective(atoms)) {
         for (int64_t i = 0; i < structures; ++i)
           judged[i] = offsets[i + 1] > offsets[i];
       }
-      const Forces forces = {atoms,           forces_pred,
-                             forces_target,   static_cast<const uint8_t*>(mask),
-                             force_threshold, offsets};
-      const al_status status = with_float_type(forces_dtype, [&](auto type) {
+      const Forces all = {atoms, force_threshold, offsets};
+      const al_status status = with_float_type(atoms.dtype, [&](auto type) {
         using S = typename decltype(type)::type;
-        atom_sums = sum_forces<S>(forces, judged.data(), missed.data());
+        atom_sums = sum_forces<S>(all, judged.data(), missed.data());
         return static_cast<al_status>(AL_OK);
       });
       if (status) return status;
     }
     StructureSums structure_sums = {};
-    const auto add_structures = [&](auto&& terms) {
-      for (int64_t i = 0; i < structures; ++i) {
-        bad_natoms |= counts[i] < 0;
-        structure_sums =
-            structure_sums + terms(i, Verdict{judged[i] != 0, missed[i] != 0});
-      }
-      add_sums(atom_sums, structure_sums, bad_natoms, sums);
-      return static_cast<al_status>(AL_OK);
-    };
-    if (!energy_pred)
-      return add_structures(
-          [](int64_t, Verdict verdict) { return forces_terms(verdict); });
-    return with_float_type(energy_dtype, [&](auto type) {
-      using S = typename decltype(type)::type;
-      return add_structures([&](int64_t i, Verdict verdict) {
-        return energy_terms(
-            static_cast<double>(load(static_cast<const S*>(energy_pred)[i])),
-            static_cast<double>(load(static_cast<const S*>(energy_target)[i])),
-            counts[i], energy_threshold, verdict);
-      });
-    });
+    for (int64_t i = 0; i < structures; ++i) {
+      bad_natoms |= counts[i] < 0;
+      structure_sums =
+          structure_sums +
+          structure_terms(i, counts[i], energies, stresses, energy_threshold,
+                          Verdict{judged[i] != 0, missed[i] != 0});
+    }
+    add_sums(atom_sums, structure_sums, bad_natoms, sums);
+    return AL_OK;
   });
 }

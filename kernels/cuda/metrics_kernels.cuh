@@ -53,12 +53,12 @@ __device__ __forceinline__ Sums block_sum(const Sums& mine) {
 
 /** Where structures begin, and nothing said of them yet. */
 __global__ __launch_bounds__(kMetricsThreads) void metrics_offsets(
-    Natoms natoms, int64_t atoms, bool masked, Structures structures) {
+    Natoms natoms, int64_t atoms, bool selective, Structures structures) {
   const int64_t end = for_structures<kMetricsThreads>(
       natoms, structures.count, atoms,
       [&](int64_t i, int64_t first, int64_t next) {
         structures.offsets[i] = first;
-        structures.marks[i] = !masked && next > first ? kJudged : 0;
+        structures.marks[i] = !selective && next > first ? kJudged : 0;
       });
   if (threadIdx.x == 0) structures.offsets[structures.count] = end;
 }
@@ -76,29 +76,34 @@ __device__ __forceinline__ void mark(const Structures& structures,
   if (marks != 0 && is_first) atomicOr(&structures.marks[structure], marks);
 }
 
-/** Leaves a partial sum per block. mask is NULL where all atoms count. */
+/** Leaves a partial sum per block. */
 template <class S>
 __global__ __launch_bounds__(kMetricsThreads) void metrics_forces(
-    const S* pred, const S* target, const uint8_t* mask, int64_t atoms,
-    double threshold, Structures structures, AtomSums* partials) {
-  AtomSums sums = {0, 0, 0, 0, 0, 0, 0};
+    al_compared atoms, double threshold, Structures structures,
+    AtomSums* partials) {
+  const auto* const pred = static_cast<const S*>(atoms.pred);
+  const auto* const target = static_cast<const S*>(atoms.target);
+  AtomSums sums = {};
   // All threads of a block as often, so that warps are whole in mark().
-  for (int64_t first = int64_t{blockIdx.x} * kMetricsThreads; first < atoms;
-       first += int64_t{gridDim.x} * kMetricsThreads) {
+  for (int64_t first = int64_t{blockIdx.x} * kMetricsThreads;
+       first < atoms.rows; first += int64_t{gridDim.x} * kMetricsThreads) {
     const int64_t atom = first + threadIdx.x;
+    bool counts = atom < atoms.rows && is_on(atoms, atom);
+    double p[3], t[3];
+#pragma unroll
+    for (int j = 0; j < 3; ++j) {
+      if (!counts) break;
+      p[j] = static_cast<double>(load(pred[3 * atom + j]));
+      t[j] = static_cast<double>(load(target[3 * atom + j]));
+      counts = is_label(t[j], atoms);
+    }
     int64_t structure = 0;
     unsigned marks = 0;
-    if (atom < atoms && !(mask && !mask[atom])) {
-      double p[3], t[3];
-#pragma unroll
-      for (int j = 0; j < 3; ++j) {
-        p[j] = static_cast<double>(load(pred[3 * atom + j]));
-        t[j] = static_cast<double>(load(target[3 * atom + j]));
-      }
+    if (counts) {
       sums = sums + atom_terms(p, t);
-      // Without a mask the offsets say which structures have atoms.
-      marks =
-          (mask ? kJudged : 0) | (atom_within(p, t, threshold) ? 0 : kMissed);
+      // Where all atoms count the offsets say which structures have some.
+      marks = (is_selective(atoms) ? kJudged : 0) |
+              (atom_within(p, t, threshold) ? 0 : kMissed);
       if (marks != 0)
         structure = structure_of(atom, structures.offsets, structures.count);
       // Too few atoms in natoms: the rest belongs to no structure.
@@ -112,18 +117,17 @@ __global__ __launch_bounds__(kMetricsThreads) void metrics_forces(
 
 /**
  * Adds `blocks` partial sums and all structures to *sums. Without forces
- * structures.offsets is NULL, without energies energy_pred is.
+ * structures.offsets is NULL.
  */
-template <class S>
 __global__ __launch_bounds__(kMetricsThreads) void metrics_finish(
     Natoms natoms, int64_t atoms, Structures structures,
-    const AtomSums* partials, int blocks, const S* energy_pred,
-    const S* energy_target, double threshold, al_metrics_sums* sums) {
-  AtomSums of_atoms = {0, 0, 0, 0, 0, 0, 0};
+    const AtomSums* partials, int blocks, al_compared energy,
+    al_compared stress, double threshold, al_metrics_sums* sums) {
+  AtomSums of_atoms = {};
   for (int i = threadIdx.x; i < blocks; i += kMetricsThreads)
     of_atoms = of_atoms + partials[i];
 
-  StructureSums of_structures = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+  StructureSums of_structures = {};
   int negative = 0;
   for (int64_t i = threadIdx.x; i < structures.count; i += kMetricsThreads) {
     Verdict verdict = {false, false};
@@ -131,12 +135,8 @@ __global__ __launch_bounds__(kMetricsThreads) void metrics_finish(
       verdict.judged = (structures.marks[i] & kJudged) != 0;
       verdict.missed = (structures.marks[i] & kMissed) != 0;
     }
-    of_structures =
-        of_structures +
-        (energy_pred ? energy_terms(static_cast<double>(load(energy_pred[i])),
-                                    static_cast<double>(load(energy_target[i])),
-                                    natoms[i], threshold, verdict)
-                     : forces_terms(verdict));
+    of_structures = of_structures + structure_terms(i, natoms[i], energy,
+                                                    stress, threshold, verdict);
     negative |= natoms[i] < 0;
   }
   const AtomSums all_atoms = block_sum(of_atoms);

@@ -34,6 +34,25 @@ al_status with_float_type(int32_t dtype, F&& f) {
                  dtype);
 }
 
+/** A number of a dtype that is known at run time only: for those who read few.
+ */
+#ifdef __CUDACC__
+__device__
+#endif
+    inline double
+    number(const void* values, int32_t dtype, int64_t i) {
+  switch (dtype) {
+    case AL_FLOAT64:
+      return static_cast<const double*>(values)[i];
+    case AL_FLOAT16:
+      return static_cast<double>(load(static_cast<const float16*>(values)[i]));
+    case AL_BFLOAT16:
+      return static_cast<double>(load(static_cast<const bfloat16*>(values)[i]));
+    default:
+      return static_cast<double>(static_cast<const float*>(values)[i]);
+  }
+}
+
 }  // namespace atomloss
 
 #endif /* ATOMLOSS_DISPATCH_H */

@@ -13,8 +13,9 @@ constexpr double kEnergyThreshold = 0.3, kForceThreshold = 0.9;
 
 struct Batch {
   int64_t structures, atoms;
-  Array natoms, energy_pred, energy_target, forces_pred, forces_target, mask;
-  bool energies, forces, masked;
+  Array natoms, energy_pred, energy_target, forces_pred, forces_target,
+      stress_pred, stress_target, mask, structure_mask;
+  bool energies, forces, stresses, masked, ignore_nan;
 };
 
 /** natoms that add up, or with `wrong`, that nearly do. */
@@ -61,8 +62,20 @@ void add_structure(const Batch& batch, int64_t i, bool judged, bool missed,
   sums.structures += 1;
   sums.forces_judged += judged;
   sums.forces_within += judged && !missed;
-  if (!batch.energies) return;
+  if (batch.masked && batch.structure_mask.get(i) == 0) return;
+  const auto is_missing = [&](double target) {
+    return batch.ignore_nan && std::isnan(target);
+  };
+  for (int64_t j = 6 * i; batch.stresses && j < 6 * i + 6; ++j) {
+    const double p = batch.stress_pred.get(j), t = batch.stress_target.get(j);
+    if (is_missing(t)) continue;
+    sums.stresses += 1;
+    sums.stress_abs += std::fabs(p - t);
+    sums.stress_square += (p - t) * (p - t);
+    sums.stress_nonfinite += !std::isfinite(p) || !std::isfinite(t);
+  }
   const double p = batch.energy_pred.get(i), t = batch.energy_target.get(i);
+  if (!batch.energies || is_missing(t)) return;
   const double error = std::fabs(p - t), atoms = batch.natoms.get(i);
   sums.energies += 1;
   sums.energy_abs += error;
@@ -77,11 +90,19 @@ void add_structure(const Batch& batch, int64_t i, bool judged, bool missed,
   sums.both_within += judged && !missed && error < kEnergyThreshold;
 }
 
+/** Whether an atom's forces are compared. */
+bool counts(const Batch& batch, int64_t atom) {
+  if (batch.masked && batch.mask.get(atom) == 0) return false;
+  for (int64_t j = 3 * atom; batch.ignore_nan && j < 3 * atom + 3; ++j)
+    if (std::isnan(batch.forces_target.get(j))) return false;
+  return true;
+}
+
 void expect(const Batch& batch, al_metrics_sums& sums) {
   if (batch.forces) {
     std::vector<bool> within(static_cast<size_t>(batch.atoms));
     for (int64_t atom = 0; atom < batch.atoms; ++atom) {
-      if (batch.masked && batch.mask.get(atom) == 0) continue;
+      if (!counts(batch, atom)) continue;
       bool it = false;
       add_atom(batch, atom, sums, &it);
       within[static_cast<size_t>(atom)] = it;
@@ -91,7 +112,7 @@ void expect(const Batch& batch, al_metrics_sums& sums) {
       bool judged = false, missed = false;
       const auto end = atom + static_cast<int64_t>(batch.natoms.get(i));
       for (; atom < end; ++atom) {
-        if (batch.masked && batch.mask.get(atom) == 0) continue;
+        if (!counts(batch, atom)) continue;
         judged = true;
         missed |= !within[static_cast<size_t>(atom)];
       }
@@ -104,19 +125,36 @@ void expect(const Batch& batch, al_metrics_sums& sums) {
 }
 
 al_status add(al_device* device, const Batch& batch, al_metrics_sums* sums) {
+  const auto compared = [&](const Array& pred, const Array& target,
+                            const Array& mask, int64_t rows, int32_t cols) {
+    return al_compared{pred.data(),
+                       target.data(),
+                       batch.masked ? mask.data() : nullptr,
+                       rows,
+                       cols,
+                       pred.dtype(),
+                       batch.ignore_nan ? 1 : 0,
+                       0};
+  };
+  const al_compared energy =
+      compared(batch.energy_pred, batch.energy_target, batch.structure_mask,
+               batch.structures, 1);
+  const al_compared forces = compared(batch.forces_pred, batch.forces_target,
+                                      batch.mask, batch.atoms, 3);
+  const al_compared stress =
+      compared(batch.stress_pred, batch.stress_target, batch.structure_mask,
+               batch.structures, 6);
   return al_metrics_add(
       device, batch.structures, batch.natoms.data(), batch.natoms.dtype(),
-      batch.energy_pred.dtype(),
-      batch.energies ? batch.energy_pred.data() : nullptr,
-      batch.energy_target.data(), batch.atoms, batch.forces_pred.dtype(),
-      batch.forces ? batch.forces_pred.data() : nullptr,
-      batch.forces_target.data(), batch.masked ? batch.mask.data() : nullptr,
-      kEnergyThreshold, kForceThreshold, sums);
+      batch.energies ? &energy : nullptr, batch.forces ? &forces : nullptr,
+      batch.stresses ? &stress : nullptr, kEnergyThreshold, kForceThreshold,
+      sums);
 }
 
 Batch random_batch(Random& random, int64_t structures, int64_t atoms) {
   const int32_t energies = kFloatDtypes[random.below(4)];
   const int32_t forces = kFloatDtypes[random.below(4)];
+  const int32_t stresses = kFloatDtypes[random.below(4)];
   const bool shifted = random.one_in(2);
   Batch batch = {
       structures,
@@ -126,13 +164,28 @@ Batch random_batch(Random& random, int64_t structures, int64_t atoms) {
       Array(energies, structures, !shifted),
       Array(forces, 3 * atoms, shifted),
       Array(forces, 3 * atoms, !shifted),
+      Array(stresses, 6 * structures, shifted),
+      Array(stresses, 6 * structures, !shifted),
       Array(AL_BOOL, atoms),
+      Array(AL_BOOL, structures),
       !random.one_in(3),
       !random.one_in(5),
+      random.one_in(2),
+      random.one_in(2),
       random.one_in(2)};
-  for (Array* array : {&batch.energy_pred, &batch.energy_target,
-                       &batch.forces_pred, &batch.forces_target})
+  for (Array* array :
+       {&batch.energy_pred, &batch.energy_target, &batch.forces_pred,
+        &batch.forces_target, &batch.stress_pred, &batch.stress_target})
     array->fill_uniform(random);
+  if (batch.ignore_nan) {
+    for (int64_t i = 0; i < structures; i += 3) batch.energy_target.set(i, NAN);
+    for (int64_t i = 0; i < atoms; i += 5)
+      batch.forces_target.set(3 * i + i % 3, NAN);
+    for (int64_t i = 0; i < structures; i += 2)
+      batch.stress_target.set(6 * i + i % 6, NAN);
+  }
+  for (int64_t i = 0; i < structures; ++i)
+    batch.structure_mask.set(i, static_cast<double>(random.below(2)));
   for (int64_t i = 0; i < atoms; ++i)
     batch.mask.set(i, static_cast<double>(random.below(2)));
   return batch;
@@ -190,7 +243,7 @@ void test_nan(al_device* device) {
   Random random(14);
   Batch batch = random_batch(random, 1, 2);
   batch.energies = batch.forces = true;
-  batch.masked = false;
+  batch.masked = batch.ignore_nan = false;
   batch.natoms.set(0, 2);
   batch.energy_pred.set(0, NAN);
   batch.forces_pred.set(5, INFINITY);
@@ -206,9 +259,15 @@ void test_refusals(al_device* device) {
   const double x[3] = {};
   al_metrics_sums sums = {};
   const auto metrics = [&](int64_t structures, int64_t atoms, int32_t natoms,
-                           int32_t energy, int32_t forces) {
-    return al_metrics_add(device, structures, x, natoms, energy, x, x, atoms,
-                          forces, x, x, nullptr, 1, 1, &sums);
+                           int32_t energy, int32_t forces, int32_t cols = 6) {
+    const auto compared = [&](int64_t rows, int32_t of, int32_t dtype) {
+      return al_compared{x, x, nullptr, rows, of, dtype, 0, 0};
+    };
+    const al_compared energies = compared(structures, 1, energy);
+    const al_compared all_forces = compared(atoms, 3, forces);
+    const al_compared stresses = compared(structures, cols, energy);
+    return al_metrics_add(device, structures, x, natoms, &energies, &all_forces,
+                          &stresses, 1, 1, &sums);
   };
   fails(metrics(-1, 0, AL_INT32, AL_FLOAT32, AL_FLOAT32), AL_INVALID_ARGUMENT,
         "-1 structures", "-1 structures");
@@ -220,6 +279,8 @@ void test_refusals(al_device* device) {
         "dtype 4", "energies of integers");
   fails(metrics(1, 1, AL_INT32, AL_FLOAT32, AL_BOOL), AL_INVALID_ARGUMENT,
         "dtype 6", "forces of bools");
+  fails(metrics(1, 1, AL_INT32, AL_FLOAT32, AL_FLOAT32, 5), AL_INVALID_ARGUMENT,
+        "columns", "stresses of five components");
   check(sums.structures == 0 && sums.atoms == 0, "a refused call adds");
 }
 
