@@ -68,9 +68,11 @@ function scenarioTest(
     ignore: standIn === undefined,
     async fn(): Promise<void> {
       const outcomes = await run(scenario, options);
-      for (const [rank, { code, stdout, stderr }] of outcomes.entries()) {
+      const text = outcomes
+        .map(({ stdout, stderr }, rank) => `rank ${rank}: ${stdout}${stderr}`)
+        .join("");
+      for (const [rank, { code, stdout }] of outcomes.entries()) {
         if (options.lost?.includes(rank)) continue;
-        const text = `rank ${rank}: ${stdout}${stderr}`;
         assertEquals(code, 0, text);
         assertStringIncludes(stdout, "passed", text);
       }
