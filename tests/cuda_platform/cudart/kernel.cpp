@@ -57,6 +57,7 @@ struct Launch {
 /** A thread of a block. */
 struct Thread {
   void* stack = nullptr; /* where it goes on */
+  uint3 index;
   Place place;
   bool ended = false;
   uint64_t value = 0; /* for the other lanes */
@@ -75,6 +76,7 @@ struct WarpBarrier {
 struct RunningBlock {
   Launch* launch = nullptr;
   uint32_t index = 0;
+  uint3 index_in_grid;
   uint64_t serial = 0; /* of all blocks */
   unsigned size = 0;   /* threads */
   unsigned live = 0;   /* that have not ended */
@@ -194,18 +196,25 @@ void run_threads(Worker& host) {
   }
 }
 
+/** Kernels ask for it all the time. */
+uint3 index_in(const dim3& size, unsigned i) {
+  return {i % size.x, i / size.x % size.y, i / size.x / size.y};
+}
+
 void run_block(Worker& host, Launch& launch, uint32_t index) {
   static std::atomic<uint64_t> serials{0};
   RunningBlock& block = host.block;
   block = RunningBlock();
   block.launch = &launch;
   block.index = index;
+  block.index_in_grid = index_in(launch.grid, index);
   block.serial = ++serials;
   block.size = block.live = launch.block.x * launch.block.y * launch.block.z;
   block.threads.resize(block.size);
   block.warps.resize((block.size + kWarp - 1) / kWarp);
   for (unsigned i = 0; i < block.size; ++i) {
     Thread& thread = block.threads[i];
+    thread.index = index_in(launch.block, i);
     thread.place.block = index;
     thread.place.thread = static_cast<uint16_t>(i);
     thread.stack = new_stack(host.stacks + (i + 1) * kStack, begin_thread);
@@ -338,17 +347,8 @@ cudaError_t look_for_code(const char* targets) {
                   : cudaErrorNoKernelImageForDevice);
 }
 
-uint3 thread_index() {
-  const dim3& size = running_block->launch->block;
-  const unsigned i = running_block->current;
-  return {i % size.x, i / size.x % size.y, i / size.x / size.y};
-}
-
-uint3 block_index() {
-  const dim3& size = running_block->launch->grid;
-  const unsigned i = running_block->index;
-  return {i % size.x, i / size.x % size.y, i / size.x / size.y};
-}
+uint3 thread_index() { return current_thread().index; }
+uint3 block_index() { return running_block->index_in_grid; }
 
 dim3 block_dimensions() { return running_block->launch->block; }
 dim3 grid_dimensions() { return running_block->launch->grid; }
