@@ -64,9 +64,11 @@ function scan(word: string): number {
   scanner.at = 1;
   scanner.end = scanner.bytes.length;
   assert(scanner.next());
-  const value = scanner.number();
-  assertEquals(scanner.at, Number.isNaN(value) ? 2 : 2 + word.length);
-  return value;
+  const into = Float64Array.of(NaN, 7);
+  const isThere = scanner.number(into, 0);
+  assertEquals(into[1], 7);
+  assertEquals(scanner.at, isThere ? 2 + word.length : 2);
+  return isThere ? into[0]! : NaN;
 }
 
 Deno.test("WordScanner.number() is Number() to the bit, or has to ask", () => {

@@ -20,18 +20,7 @@ export interface Atoms {
   /** The chosen forces, eV/Å, where there is such a column. */
   readonly forces: Float64Array<ArrayBuffer> | undefined;
   /** Other columns of forces by name, NaN where a word is no number. */
-  readonly others: ReadonlyMap<string, Float64Array<ArrayBuffer>>;
-}
-
-/** Which columns are read. */
-export interface Layout {
-  readonly element: Column;
-  readonly position: Column;
-  readonly forces: Column | undefined;
-  /** To compare with the chosen forces. */
-  readonly others: readonly Column[];
-  /** Words that a line must have. */
-  readonly width: number;
+  readonly others: readonly (readonly [string, Float64Array<ArrayBuffer>])[];
 }
 
 /** A word of no interest, a symbol, an atomic number; from 0 on, components. */
@@ -39,111 +28,63 @@ const SKIP = -3, SYMBOL = -2, ATOMIC_NUMBER = -1;
 /** Atoms that memory is taken for at once, whatever their number is said to be. */
 const MAX_CAPACITY = 1 << 16;
 
-/**
- * Finds the columns to read.
- *
- * @param forcesKey The chosen column of forces.
- * @param otherKeys Columns to compare it with, where they can be.
- * @param fail Throws the error of the comment line.
- */
-export function layoutOf(
-  columns: Columns,
-  forcesKey: string | null,
-  otherKeys: readonly string[],
-  fail: (problem: string) => never,
-): Layout {
-  const find = (
-    names: readonly string[],
-    types: string,
-    count: number,
-  ): Column | undefined => findColumn(columns, names, types, count, fail);
-  const missing = (names: string): never =>
-    fail(`Properties has no column ${names}`);
-  const element = find(["Z", "numbers"], "IR", 1) ??
-    find(["species", "symbols"], "S", 1) ?? missing("species or Z");
-  const position = find(["pos", "positions"], "RI", 3) ?? missing("pos");
-  const forces = forcesKey === null ? undefined : find([forcesKey], "RI", 3);
-  const others = otherKeys.flatMap((key) => {
-    const column = columns.get(key);
-    return column?.count === 3 && "RI".includes(column.type) ? [column] : [];
-  });
-  return { element, position, forces, others, width: widthOf(columns) };
-}
-
-/**
- * Reads the lines of a structure's atoms.
- *
- * @param lines At the comment line; afterwards at the last atom's.
- * @param count How many atoms there are said to be.
- * @throws {ExtxyzError} where there are not, or a line says what it cannot.
- */
-export async function readAtoms(
-  lines: Lines,
-  count: number,
-  { element, position, forces, others, width }: Layout,
-): Promise<Atoms> {
-  const vectors = [
-    position,
-    ...forces === undefined ? [] : [forces],
-    ...others,
-  ];
-  const table = new AtomTable(
-    Math.min(count, MAX_CAPACITY),
-    element,
-    vectors,
-    forces !== undefined,
-    width,
-  );
-  for (let atom = 0; atom < count; atom++) {
-    if (!(lines.take() || await lines.load())) {
-      throw lines.error(`the file ends after ${atom} of ${count} atoms`);
-    }
-    const words = table.add(lines);
-    if (words === width) continue;
-    throw lines.error(
-      words === 0
-        ? `a blank line, expected atom ${atom + 1} of ${count}`
-        : `atom ${
-          atom + 1
-        } of ${count} has ${words} columns, expected ${width}` +
-          (words === 1 ? " (or the number of atoms is wrong)" : ""),
-    );
-  }
-  const first = forces === undefined ? 1 : 2;
-  return {
-    numbers: exactly(table.numbers, count),
-    positions: table.vector(0),
-    forces: forces === undefined ? undefined : table.vector(1),
-    others: new Map(
-      others.map(({ name }, k) => [name, table.vector(first + k)]),
-    ),
-  };
-}
-
-/** Atoms as they come, whose number may be told wrong: memory grows with them. */
-class AtomTable {
-  numbers: Uint8Array<ArrayBuffer>;
-  readonly #vectors: Float64Array<ArrayBuffer>[];
-  #count = 0;
-  readonly #scanner = new WordScanner();
+/** Reads the atoms of structures that have the same columns. */
+export class AtomReader {
+  /** Words that a line must have. */
+  readonly #width: number;
+  readonly #hasForces: boolean;
+  /** Names of the other columns of forces. */
+  readonly #others: readonly string[];
   /** What becomes of each word of a line: a component goes into this vector. */
   readonly #actions: Int32Array;
   /** Which of the three it is. */
   readonly #axes: Int32Array;
-  readonly #width: number;
-  /** The vectors before it have to be numbers. */
-  readonly #asked: number;
+  readonly #scanner = new WordScanner();
   /** The symbol of the atom before, to know it again. */
   #symbol = new Uint8Array();
   #symbolNumber = 0;
+  /** Of the structure that is read; its number of atoms may be told wrong, so they grow. */
+  #numbers = new Uint8Array();
+  readonly #vectors: Float64Array<ArrayBuffer>[];
 
+  /**
+   * Finds the columns to read.
+   *
+   * @param forcesKey The chosen column of forces.
+   * @param otherKeys Columns to compare it with, where they can be.
+   * @param fail Throws the error of the comment line.
+   */
   constructor(
-    capacity: number,
-    element: Column,
-    vectors: readonly Column[],
-    hasForces: boolean,
-    width: number,
+    columns: Columns,
+    forcesKey: string | null,
+    otherKeys: readonly string[],
+    fail: (problem: string) => never,
   ) {
+    const find = (
+      names: readonly string[],
+      types: string,
+      count: number,
+    ): Column | undefined => findColumn(columns, names, types, count, fail);
+    const missing = (names: string): never =>
+      fail(`Properties has no column ${names}`);
+    const element = find(["Z", "numbers"], "IR", 1) ??
+      find(["species", "symbols"], "S", 1) ?? missing("species or Z");
+    const position = find(["pos", "positions"], "RI", 3) ?? missing("pos");
+    const forces = forcesKey === null ? undefined : find([forcesKey], "RI", 3);
+    const others = otherKeys.flatMap((key) => {
+      const column = columns.get(key);
+      return column?.count === 3 && "RI".includes(column.type) ? [column] : [];
+    });
+    const vectors = [
+      position,
+      ...forces === undefined ? [] : [forces],
+      ...others,
+    ];
+
+    this.#width = widthOf(columns);
+    this.#hasForces = forces !== undefined;
+    this.#others = others.map(({ name }) => name);
+    this.#vectors = vectors.map(() => new Float64Array());
     const ends = vectors.map(({ start }) => start + 3);
     this.#actions = new Int32Array(Math.max(element.start + 1, ...ends))
       .fill(SKIP);
@@ -157,21 +98,51 @@ class AtomTable {
         this.#axes[start + k] = k;
       }
     });
-    this.#width = width;
-    this.#asked = hasForces ? 2 : 1;
-    this.numbers = new Uint8Array(capacity);
-    this.#vectors = vectors.map(() => new Float64Array(3 * capacity));
   }
 
-  /** A vector of all atoms. */
-  vector(v: number): Float64Array<ArrayBuffer> {
-    return exactly(this.#vectors[v]!, 3 * this.#count);
+  /**
+   * Reads the lines of a structure's atoms.
+   *
+   * @param lines At the comment line; afterwards at the last atom's.
+   * @param count How many atoms there are said to be.
+   * @throws {ExtxyzError} where there are not, or a line says what it cannot.
+   */
+  async read(lines: Lines, count: number): Promise<Atoms> {
+    const width = this.#width;
+    this.#resize(Math.min(count, MAX_CAPACITY));
+    for (let atom = 0; atom < count; atom++) {
+      if (!(lines.take() || await lines.load())) {
+        throw lines.error(`the file ends after ${atom} of ${count} atoms`);
+      }
+      if (atom === this.#numbers.length) {
+        this.#resize(Math.min(count, 2 * atom));
+      }
+      const words = this.#add(lines, atom);
+      if (words === width) continue;
+      throw lines.error(
+        words === 0
+          ? `a blank line, expected atom ${atom + 1} of ${count}`
+          : `atom ${
+            atom + 1
+          } of ${count} has ${words} columns, expected ${width}` +
+            (words === 1 ? " (or the number of atoms is wrong)" : ""),
+      );
+    }
+    const numbers = this.#numbers;
+    const [positions, ...vectors] = this.#vectors;
+    this.#numbers = new Uint8Array();
+    this.#vectors.fill(new Float64Array());
+    const forces = this.#hasForces ? vectors.shift() : undefined;
+    return {
+      numbers,
+      positions: positions!,
+      forces,
+      others: this.#others.map((name, k) => [name, vectors[k]!]),
+    };
   }
 
-  /** Adds the atom of the current line; returns how many words it has, as far as they are needed. */
-  add(lines: Lines): number {
-    const atom = this.#count++;
-    if (atom === this.numbers.length) this.#grow();
+  /** Reads the current line; returns how many words it has, as far as they are needed. */
+  #add(lines: Lines, atom: number): number {
     const scanner = this.#scanner;
     scanner.bytes = lines.bytes;
     scanner.at = lines.start;
@@ -181,18 +152,19 @@ class AtomTable {
     for (; word < this.#width && scanner.next(); word++) {
       const action = word < actions.length ? actions[word]! : SKIP;
       if (action >= 0) {
-        const value = scanner.number();
-        this.#vectors[action]![3 * atom + this.#axes[word]!] = value === value
-          ? value
-          : this.#otherNumber(lines, action);
+        const vector = this.#vectors[action]!;
+        const index = 3 * atom + this.#axes[word]!;
+        if (!scanner.number(vector, index)) {
+          vector[index] = this.#otherNumber(lines, action);
+        }
         continue;
       }
       const start = scanner.at;
       scanner.skip();
       if (action === SYMBOL) {
-        this.numbers[atom] = this.#elementOf(lines, start, scanner.at);
+        this.#numbers[atom] = this.#elementOf(lines, start, scanner.at);
       } else if (action === ATOMIC_NUMBER) {
-        this.numbers[atom] = numberedElement(lines, start, scanner.at);
+        this.#numbers[atom] = numberedElement(lines, start, scanner.at);
       }
     }
     return word;
@@ -204,7 +176,7 @@ class AtomTable {
     this.#scanner.skip();
     const word = lines.text(start, this.#scanner.at);
     const value = parseNumber(word);
-    if (vector >= this.#asked) return value ?? NaN;
+    if (vector > Number(this.#hasForces)) return value ?? NaN;
     if (value === undefined || vector === 0 && !Number.isFinite(value)) {
       throw lines.error(
         vector === 0
@@ -215,11 +187,11 @@ class AtomTable {
     return value;
   }
 
-  #grow(): void {
-    const capacity = 2 * this.numbers.length;
+  /** Makes room for so many atoms. */
+  #resize(capacity: number): void {
     const numbers = new Uint8Array(capacity);
-    numbers.set(this.numbers);
-    this.numbers = numbers;
+    numbers.set(this.#numbers);
+    this.#numbers = numbers;
     this.#vectors.forEach((vector, v) => {
       const larger = new Float64Array(3 * capacity);
       larger.set(vector);
@@ -261,12 +233,4 @@ function numberedElement(lines: Lines, start: number, end: number): number {
     );
   }
   return number;
-}
-
-/** An array without the memory that is taken in advance. */
-function exactly<T extends Uint8Array | Float64Array>(
-  array: T,
-  length: number,
-): T {
-  return array.length === length ? array : array.slice(0, length) as T;
 }

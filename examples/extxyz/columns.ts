@@ -4,7 +4,6 @@
  * @module
  */
 
-import { type Comment, valueInAnyCase } from "./comment.ts";
 import { quote } from "./quote.ts";
 
 /** One or more columns that belong together. */
@@ -25,13 +24,13 @@ const DEFAULT = "species:S:1:pos:R:3";
 /**
  * Reads `Properties`.
  *
+ * @param text Its value, where there is one.
  * @param fail Throws the error of the comment line.
  */
 export function parseColumns(
-  comment: Comment,
+  text = DEFAULT,
   fail: (problem: string) => never,
 ): Columns {
-  const text = valueInAnyCase(comment, "Properties") ?? DEFAULT;
   const words = text.replaceAll(/^[ \t]+|[ \t]+$/g, "").split(":");
   const columns = new Map<string, Column>();
   let start = 0;

@@ -77,6 +77,10 @@ interface Closes {
   first?: number;
 }
 
+/** What is nothing but itself in a word: at once, since most is. */
+const PLAIN = /[^ \t"'[{\\]+/y;
+const PLAIN_OF_KEY = /[^ \t"'[{\\=]+/y;
+
 class Scanner {
   unclosed: string | undefined;
   #at = 0;
@@ -121,8 +125,15 @@ class Scanner {
   word(stop?: "="): string {
     const line = this.#line;
     const start = this.#at;
+    const plain = stop === undefined ? PLAIN : PLAIN_OF_KEY;
     let text = "";
     while (this.#at < line.length) {
+      plain.lastIndex = this.#at;
+      if (plain.test(line)) {
+        text += line.slice(this.#at, plain.lastIndex);
+        this.#at = plain.lastIndex;
+        continue;
+      }
       const character = line[this.#at]!;
       if (isBlank(character) || character === stop) break;
       const isQuote = character === '"' ||
@@ -146,7 +157,7 @@ class Scanner {
     if (close === undefined) this.unclosed ??= line[this.#at];
     const text = line.slice(this.#at + 1, close ?? line.length);
     this.#at = (close ?? line.length) + 1;
-    return text.replaceAll(/\\([^])?/gu, "$1");
+    return text.includes("\\") ? text.replaceAll(/\\([^])?/gu, "$1") : text;
   }
 
   #closingQuote(quote: string): number | undefined {

@@ -5,8 +5,7 @@
  * @module
  */
 
-import { pipeline, Readable } from "node:stream";
-import { createGunzip } from "node:zlib";
+import type { Readable } from "node:stream";
 import { ExtxyzError } from "./error.ts";
 
 const LF = 10;
@@ -67,7 +66,7 @@ export class Lines implements Disposable {
       const begins = (...bytes: number[]): boolean =>
         length >= bytes.length && bytes.every((byte, i) => byte === start[i]);
       await file.seek(0, Deno.SeekMode.Start);
-      if (begins(...GZIP)) source = new Decompressed(file);
+      if (begins(...GZIP)) source = await Decompressed.of(file);
       const lines = new Lines(path, source);
       await lines.#fill(BYTE_ORDER_MARK.length);
       const { bytes } = lines;
@@ -166,17 +165,25 @@ export class Lines implements Disposable {
 /** What is compressed in a file: in one member of gzip's or, as bgzip writes, in many. */
 class Decompressed implements Source {
   readonly #file: Deno.FsFile;
-  // The one of the web stops at the end of the first member.
-  readonly #gunzip = createGunzip();
+  readonly #stream: Readable;
   readonly #pieces: AsyncIterator<Uint8Array>;
   #rest: Uint8Array = new Uint8Array();
 
-  constructor(file: Deno.FsFile) {
+  private constructor(file: Deno.FsFile, stream: Readable) {
     this.#file = file;
-    const compressed = Readable.from(piecesOf(file));
+    this.#stream = stream;
+    this.#pieces = stream[Symbol.asyncIterator]();
+  }
+
+  static async of(file: Deno.FsFile): Promise<Decompressed> {
+    // Loaded here, so that other files do not wait for it. The stream of the web
+    // stops at the end of the first member.
+    const { createGunzip } = await import("node:zlib");
+    const { pipeline, Readable } = await import("node:stream");
+    const gunzip = createGunzip();
     // What fails is told to who reads.
-    pipeline(compressed, this.#gunzip, () => {});
-    this.#pieces = this.#gunzip[Symbol.asyncIterator]();
+    pipeline(Readable.from(piecesOf(file)), gunzip, () => {});
+    return new Decompressed(file, gunzip);
   }
 
   async read(into: Uint8Array<ArrayBuffer>): Promise<number | null> {
@@ -192,7 +199,7 @@ class Decompressed implements Source {
   }
 
   [Symbol.dispose](): void {
-    this.#gunzip.destroy();
+    this.#stream.destroy();
     this.#file.close();
   }
 }

@@ -8,10 +8,10 @@
  */
 
 import type { Structure } from "../potential/structure.ts";
-import { layoutOf, readAtoms } from "./atoms.ts";
+import { AtomReader } from "./atoms.ts";
 import { parseCell, volumeOf } from "./cell.ts";
 import { parseColumns } from "./columns.ts";
-import type { Comment } from "./comment.ts";
+import { type Comment, valueInAnyCase } from "./comment.ts";
 import { ExtxyzError } from "./error.ts";
 import {
   keyLists,
@@ -51,6 +51,8 @@ export class ExtxyzFile {
   readonly #isStressGiven: boolean;
   readonly #likeEnergy: readonly string[];
   #warnings: Warnings;
+  /** What reads the columns that `Properties` gave last. */
+  #columns: { text: string | undefined; reader: AtomReader } | undefined;
 
   private constructor(path: string, found: Survey, options: KeyOptions) {
     this.path = path;
@@ -140,7 +142,6 @@ export class ExtxyzFile {
     }
 
     const { lattice, periodic } = parseCell(comment, fail);
-    const columns = parseColumns(comment, fail);
     const energy = this.#energy(comment, line, fail);
     const stress = this.#stress(comment, "stress", line, fail);
     const virial = this.#stress(comment, "virial", line, fail);
@@ -152,10 +153,7 @@ export class ExtxyzFile {
       virial.forEach((x, k) => stress[k] = -x / volume);
     }
 
-    const forcesKey = this.keys.forces;
-    const otherKeys = this.#others("forces").filter((key) => columns.has(key));
-    const layout = layoutOf(columns, forcesKey, otherKeys, fail);
-    const atoms = await readAtoms(lines, count, layout);
+    const atoms = await this.#atomReader(comment, fail).read(lines, count);
     const { numbers, positions } = atoms;
     for (const [key, other] of atoms.others) {
       if (atoms.forces === undefined) break;
@@ -179,6 +177,21 @@ export class ExtxyzFile {
         stress: weight(pairs, "config_stress_weight"),
       },
     };
+  }
+
+  /** Most structures have the columns of the one before. */
+  #atomReader(
+    comment: Comment,
+    fail: (problem: string) => never,
+  ): AtomReader {
+    const text = valueInAnyCase(comment, "Properties");
+    const before = this.#columns;
+    if (before !== undefined && before.text === text) return before.reader;
+    const others = this.#others("forces");
+    const columns = parseColumns(text, fail);
+    const reader = new AtomReader(columns, this.keys.forces, others, fail);
+    this.#columns = { text, reader };
+    return reader;
   }
 
   /** The keys that would have been chosen as well. */

@@ -5,8 +5,8 @@
  * @module
  */
 
-import { parseColumns } from "./columns.ts";
-import { type Comment, parseComment } from "./comment.ts";
+import { type Columns, parseColumns } from "./columns.ts";
+import { type Comment, parseComment, valueInAnyCase } from "./comment.ts";
 import { ExtxyzError } from "./error.ts";
 import {
   keyLists,
@@ -49,14 +49,21 @@ export async function survey(
   };
   const likeEnergy = new Set<string>();
   let isWhole = true;
+  // Of the last structure, and most others: the text, and what it says.
+  let text: string | undefined;
+  let columns: Columns | undefined;
 
   using lines = await Lines.open(path);
   try {
     for (let count; (count = await nextCount(lines)) !== undefined;) {
       const comment = await nextComment(lines);
-      const columns = parseColumns(comment, (problem) => {
-        throw lines.error(problem);
-      });
+      const properties = valueInAnyCase(comment, "Properties");
+      if (columns === undefined || properties !== text) {
+        columns = parseColumns(properties, (problem) => {
+          throw lines.error(problem);
+        });
+        text = properties;
+      }
       for (const name of Object.keys(found) as LabelName[]) {
         const where = name === "forces" ? columns : comment.pairs;
         for (const key of lists[name]) {
