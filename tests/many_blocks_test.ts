@@ -12,7 +12,8 @@ import {
 } from "./plain_tasks.ts";
 import { seeded } from "./random.ts";
 
-const NATOMS = Array.from({ length: 120 }, (_, i) => i % 40);
+/** More structures than there are blocks. */
+const NATOMS = Array.from({ length: 300 }, (_, i) => i % 16);
 const STRUCTURES = NATOMS.length;
 const ATOMS = NATOMS.reduce((a, b) => a + b, 0);
 /** More than a block counts by itself. */
@@ -157,7 +158,7 @@ testOnDevices(
   "of a task whose groups or natoms are wrong nothing is written elsewhere, and its gradient is 0",
   async (device) => {
     using stack = new DisposableStack();
-    const atoms = 1000;
+    const atoms = 1024; // that fill their memory
     const rows = {
       input: numbers([atoms, 3]),
       target: numbers([atoms, 3]),
@@ -174,9 +175,9 @@ testOnDevices(
       const [task, x, word] of [
         [byGroup, { groups: groups.with(700, 3) }, "groupWeights"],
         [byGroup, { groups: groups.with(10, -1) }, "groupWeights"],
-        [scaled, { natoms: [500, 500, 1], scale }, "natoms"],
-        [scaled, { natoms: [500, 499, 0], scale }, "natoms"],
-        [scaled, { natoms: [2000, -1, -999], scale }, "natoms"],
+        [scaled, { natoms: [512, 512, 1], scale }, "natoms"],
+        [scaled, { natoms: [512, 511, 0], scale }, "natoms"],
+        [scaled, { natoms: [2000, -1, -975], scale }, "natoms"],
       ] as const
     ) {
       const loss = new MultiTaskLoss({ x: task });

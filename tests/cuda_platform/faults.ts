@@ -267,7 +267,7 @@ export const FAULTS: readonly Fault[] = [
   /* ---- entries and rows ---- */
   {
     name: "a weight that is no number counts",
-    file: "kernels/entries.h",
+    file: "kernels/shared/entries.h",
     text: "return ok ? x : T(0);",
     becomes: "return x;",
     source: TASKS,
@@ -275,7 +275,7 @@ export const FAULTS: readonly Fault[] = [
   },
   {
     name: "a gradient is not multiplied by the scale",
-    file: "kernels/one_entry.h",
+    file: "kernels/shared/one_entry.h",
     text: "Loss::grad(p, t, atoms, c) * scale : T(0));",
     becomes: "Loss::grad(p, t, atoms, c) : T(0));",
     source: TASKS,
@@ -283,7 +283,7 @@ export const FAULTS: readonly Fault[] = [
   },
   {
     name: "a row that does not count has no gradient",
-    file: "kernels/one_entry.h",
+    file: "kernels/shared/one_entry.h",
     text:
       "for (int64_t j = 0; j < cols; ++j) grad[first + j] = store<S>(T(0));",
     becomes: "static_cast<void>(grad);",
@@ -557,7 +557,7 @@ export const FAULTS: readonly Fault[] = [
   },
   {
     name: "freed memory is kept without limit",
-    file: "kernels/block_cache.h",
+    file: "kernels/shared/block_cache.h",
     text: "    while (kept_bytes_ > most) surplus.push_back(drop_oldest());\n",
     becomes: "    static_cast<void>(most);\n",
     source: "cuda/device.cu",
@@ -613,6 +613,13 @@ export const FAULTS: readonly Fault[] = [
     text: "  Event copied = new_event();\n",
     becomes:
       "  const PinnedMemory pinned = new_pinned_memory(bytes);\n  Event copied = new_event();\n",
+    test: [MEMORY, "a download pins nothing in its call"],
+  },
+  {
+    name: "a download pins two blocks of its own",
+    file: "kernels/cuda/downloads.cu",
+    text: "      if (piece.memory == nullptr)\n        piece =",
+    becomes: "      piece =",
     test: [MEMORY, "a download pins nothing in its call"],
   },
   {

@@ -76,8 +76,7 @@ export class Workshop implements Disposable {
     }
     const { cudaRecipe } = await import(module("ffi/cuda_toolchain.ts"));
     const recipe: Recipe = await cudaRecipe();
-    const files = { ...recipe.files, "sources.h": '#define AL_SOURCES ""\n' };
-    for (const [name, text] of Object.entries(files)) {
+    for (const [name, text] of Object.entries(recipe.files ?? {})) {
       await Deno.writeTextFile(`${folder}/kernels/${name}`, text);
     }
     return new Workshop(folder, lock, recipe);

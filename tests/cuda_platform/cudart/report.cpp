@@ -97,14 +97,20 @@ std::string describe(const char* address) {
                 block.freed_by ? block.freed_by : "");
 }
 
-/** Prints a report unless there was one like it. */
-void print(const std::string& kind, const std::string& details) {
+/** Whether a report is to be printed: there was none like it. */
+bool is_new(const std::string& kind) {
   State& all = state();
   std::lock_guard<std::mutex> lock(all.mutex);
   ++all.count;
-  if (!all.known.insert(kind).second) return;
-  if (all.known.size() > kPrinted) return;
-  fprintf(stderr, "== stand-in: %s\n%s", kind.c_str(), details.c_str());
+  return all.known.insert(kind).second && all.known.size() <= kPrinted;
+}
+
+/** Prints a report unless there was one like it. The details, which take long
+ * to find out, are made when they are printed. */
+template <class Details>
+void print(const std::string& kind, const Details& details) {
+  if (!is_new(kind)) return;
+  fprintf(stderr, "== stand-in: %s\n%s", kind.c_str(), details().c_str());
   fflush(stderr);
 }
 
@@ -129,10 +135,12 @@ void report_race(const char* address, const Slot& before, const Access& now,
   if (!find_operation(before.operation, &earlier)) return;
   print(format("race: %s by %s, not ordered with the %s by %s", verb(now.kind),
                now.operation.name, verb(before.kind), earlier.name),
-        "   " + describe(address) + argument(what) + "\n   " +
-            describe(now.operation, now.kind, now.place) + "\n" +
-            source_of(pc) + "   after the " +
-            describe(earlier, before.kind, before.place) + "\n");
+        [&] {
+          return "   " + describe(address) + argument(what) + "\n   " +
+                 describe(now.operation, now.kind, now.place) + "\n" +
+                 source_of(pc) + "   after the " +
+                 describe(earlier, before.kind, before.place) + "\n";
+        });
 }
 
 void report_dead(const char* address, size_t bytes, const Access& now,
@@ -142,9 +150,12 @@ void report_dead(const char* address, size_t bytes, const Access& now,
       nearest_block(address, &block) && address < block.address + block.bytes;
   print(format("%s: %s by %s", inside ? "use after free" : "out of bounds",
                verb(now.kind), now.operation.name),
-        format("   %zu bytes at ", bytes) + describe(address) + argument(what) +
-            "\n   " + describe(now.operation, now.kind, now.place) + "\n" +
-            source_of(pc));
+        [&] {
+          return format("   %zu bytes at ", bytes) + describe(address) +
+                 argument(what) + "\n   " +
+                 describe(now.operation, now.kind, now.place) + "\n" +
+                 source_of(pc);
+        });
 }
 
 void report_unwritten(const char* address, const Access& now, const void* pc,
@@ -156,12 +167,15 @@ void report_unwritten(const char* address, const Access& now, const void* pc,
 
 void report_at(const std::string& fault, const char* address, const Access& now,
                const void* pc) {
-  print(fault, "   " + describe(address) + "\n   " +
-                   describe(now.operation, now.kind, now.place) + "\n" +
-                   source_of(pc));
+  print(fault, [&] {
+    return "   " + describe(address) + "\n   " +
+           describe(now.operation, now.kind, now.place) + "\n" + source_of(pc);
+  });
 }
 
-void report(const std::string& fault) { print(fault, ""); }
+void report(const std::string& fault) {
+  print(fault, [] { return std::string(); });
+}
 
 std::string source_of(const void* pc) {
   // The instruction before the one to which a call returns.
