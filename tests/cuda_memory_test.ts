@@ -162,6 +162,21 @@ standInTest(
 );
 
 standInTest(
+  "memory that is surplus goes back behind the work that still uses it",
+  async (device, standIn) => {
+    await device.releaseMemory(); // what earlier tests have left
+    using _busy = keepBusy(device);
+    device.zeros([MEGABYTE]).dispose();
+    // More is kept now than ever was in use at once.
+    const made = await standIn.count(() =>
+      device.empty([2 * MEGABYTE]).dispose()
+    );
+    assert(made.cudaFreeAsync! > 0, JSON.stringify(made));
+    await device.synchronize();
+  },
+);
+
+standInTest(
   "Device.releaseMemory() gives memory back to the GPU",
   async (device) => {
     using second = await Device.open("cuda:0");

@@ -114,6 +114,14 @@ testOnDevices(
     );
     using sum = matmul(ones, ones, { transposeB: true });
     assertEquals(await sum.toList(), [1000]);
+    // Nor may the sums of parts be rounded: that of the first half is 257.
+    const signs = Uint16Array.from(
+      { length: n },
+      (_, i) => i % 500 < 257 ? (i < 500 ? 0x3f80 : 0xbf80) : 0,
+    );
+    using halves = device.tensor(signs, [1, n], "bfloat16");
+    using none = matmul(ones, halves, { transposeB: true });
+    assertEquals(await none.toList(), [0]);
   },
 );
 
