@@ -35,7 +35,11 @@ export interface DataSets {
  * @throws {ExtxyzError} where a file breaks the format.
  * @throws {DataSetError} where the test set has an element that is not trained on.
  */
-export async function loadDataSets(options: Options): Promise<DataSets> {
+export async function loadDataSets(
+  options:
+    & Pick<Options, "train" | "test" | "testFraction" | "seed">
+    & KeyOptions,
+): Promise<DataSets> {
   const { train, test, testFraction, seed } = options;
   if (train.length === 0) {
     return {
