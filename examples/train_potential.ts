@@ -21,7 +21,7 @@ import {
 } from "../mod.ts";
 import { OptionError } from "./command/arguments.ts";
 import { ExtxyzError } from "./extxyz/error.ts";
-import { allStatistics, Batch, deal, type Share } from "./potential/batches.ts";
+import { Batch, deal, type Share } from "./potential/batches.ts";
 import {
   CheckpointError,
   prepareCheckpoints,
@@ -53,6 +53,8 @@ import {
   elementsOf,
   type Structure,
 } from "./potential/structure.ts";
+import { Shelf } from "./potential/shelf.ts";
+import { laneCount, Statistics } from "./potential/statistics.ts";
 import { weighted } from "./potential/weights.ts";
 import { whiten } from "./potential/whitening.ts";
 
@@ -99,21 +101,25 @@ async function main(options: Options): Promise<void> {
   // The order of the structures depends on the seed, not on the replicas.
   const random = new Random(options.seed);
   const size = options.batch;
-  const trainShares = await deal(trainSet, size, random, group, basis);
-  const testShares = await deal(testSet, size, random, group, basis);
+  // What memory has no room for waits in a file.
+  using shelf = new Shelf(options.memory * 2 ** 30);
+  const freeAtoms = findFreeAtoms(trainSet, options.e0s);
+  const lanes = laneCount(size, group.worldSize);
+  const statistics = new Statistics(basis, freeAtoms, lanes);
+  const dealOut = (set: Structure[], sums?: Statistics): Promise<Share[]> =>
+    deal(set, size, random, group, basis, shelf, sums);
+  const trainShares = await dealOut(trainSet, statistics);
+  const testShares = await dealOut(testSet);
 
   // The functions are nearly dependent on each other; whitened ones are not.
-  const freeAtoms = findFreeAtoms(trainSet, options.e0s);
-  const whitening = whiten(
-    trainSet,
-    await allStatistics(trainSet, trainShares, basis, group),
-    freeAtoms,
-    basis,
-  );
+  const moments = await statistics.result(group);
+  const whitening = whiten(trainSet, moments, freeAtoms, basis);
   using owned = new DisposableStack();
   const toDevice = (structures: Structure[], shares: Share[]): Batch[] =>
     shares.map((share) =>
-      owned.use(new Batch(device, structures, share, whitening, basis, options))
+      owned.use(
+        new Batch(device, structures, share, whitening, basis, shelf, options),
+      )
     );
   const trainBatches = toDevice(trainSet, trainShares);
   const testBatches = toDevice(testSet, testShares);
@@ -288,10 +294,11 @@ async function fit(
       for (const [i, micro] of batch.micro.entries()) {
         // Forward: predictions are linear in the parameters. A replica without
         // atoms in this batch has empty tensors, and makes the same calls.
-        using energies = matmul(micro.energyDesign, parameters);
-        using components = matmul(micro.forceDesign, parameters);
+        using design = micro.design();
+        using energies = matmul(design.energy, parameters);
+        using components = matmul(design.forces, parameters);
         using forces = components.reshape([micro.atoms, 3]);
-        using strained = matmul(micro.stressDesign, parameters);
+        using strained = matmul(design.stress, parameters);
         using stresses = strained.reshape(micro.stresses.shape);
 
         // The losses and their gradients.
@@ -320,17 +327,17 @@ async function fit(
         const { energy, forces: force, stress } = result.grads;
         using forceGrad = force!.reshape(components.shape);
         using stressGrad = stress!.reshape(strained.shape);
-        matmul(micro.energyDesign, energy!, {
+        matmul(design.energy, energy!, {
           transposeA: true,
           out: gradient,
           accumulate: i > 0,
         });
-        matmul(micro.forceDesign, forceGrad, {
+        matmul(design.forces, forceGrad, {
           transposeA: true,
           out: gradient,
           accumulate: true,
         });
-        matmul(micro.stressDesign, stressGrad, {
+        matmul(design.stress, stressGrad, {
           transposeA: true,
           out: gradient,
           accumulate: true,

@@ -1,5 +1,6 @@
 import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
 import { makeBasis } from "../examples/potential/basis.ts";
+import { Device, ProcessGroup } from "../mod.ts";
 import {
   Descriptors,
   type DesignRows,
@@ -13,9 +14,9 @@ import {
   stillingerWeber,
 } from "../examples/potential/stillinger_weber.ts";
 import { atomCount, type Structure } from "../examples/potential/structure.ts";
+import { Statistics } from "../examples/potential/statistics.ts";
 import {
   applyWhitening,
-  Statistics,
   whiten,
   type Whitening,
 } from "../examples/potential/whitening.ts";
@@ -340,22 +341,30 @@ Deno.test("designRows() goes to zero smoothly when a neighbour leaves the cutoff
   assert(Math.max(...at(4).map(Math.abs)) > 1e-2);
 });
 
-/** The whitening of a training set, and its design rows. */
-function whitened(
+/** The whitening of a training set, and its design rows in one. */
+async function whitened(
   structures: readonly Structure[],
-): { rows: DesignRows[]; whitening: Whitening } {
+): Promise<{ rows: Float64Array[]; whitening: Whitening }> {
   const rows = structures.map((structure) => designRows(structure));
-  const statistics = new Statistics(BASIS);
-  structures.forEach((structure, s) =>
-    statistics.add(s, statistics.of(rows[s]!, structure))
-  );
   const freeAtoms = findFreeAtoms(structures);
-  return { rows, whitening: whiten(structures, statistics, freeAtoms, BASIS) };
+  const statistics = new Statistics(BASIS, freeAtoms, 3);
+  structures.forEach((structure, s) =>
+    statistics.add(s % 3, rows[s]!, structure)
+  );
+  using device = await Device.open("cpu");
+  using group = await ProcessGroup.init({ device });
+  const moments = await statistics.result(group);
+  return {
+    rows: rows.map(({ energy, forces, stress }) =>
+      Float64Array.of(...energy, ...forces, ...stress)
+    ),
+    whitening: whiten(structures, moments, freeAtoms, BASIS),
+  };
 }
 
-Deno.test("applyWhitening() makes functions independent of each other and of scale 1, and starts from their least squares", () => {
+Deno.test("applyWhitening() makes functions independent of each other and of scale 1, and starts from their least squares", async () => {
   const structures = siliconStructures(40, 5);
-  const { rows, whitening } = whitened(structures);
+  const { rows, whitening } = await whitened(structures);
   const { size, start, freeAtoms } = whitening;
 
   // The Gram matrix that was made to be the unit matrix, but for the ridge.
@@ -371,16 +380,16 @@ Deno.test("applyWhitening() makes functions independent of each other and of sca
   };
   const components = 7 * structures.length + 3 * atomCount(...structures);
   rows.forEach((row, s) => {
-    const { energy, forces, stress } = applyWhitening(row, whitening, BASIS);
+    const white = applyWhitening(row, whitening, BASIS);
+    const rowOf = (k: number): Float64Array =>
+      white.subarray(k * size, (k + 1) * size);
     const { numbers, forces: targets, stress: strained } = structures[s]!;
     const atoms = numbers.length;
     const target = structures[s]!.energy - atoms * freeAtoms[14]!;
-    add(energy, target, (100 / atoms) ** 2 / components);
-    targets.forEach((force, k) =>
-      add(forces.subarray(k * size, (k + 1) * size), force, 1 / components)
-    );
+    add(rowOf(0), target, (100 / atoms) ** 2 / components);
+    targets.forEach((force, k) => add(rowOf(1 + k), force, 1 / components));
     strained.forEach((x, k) =>
-      add(stress.subarray(k * size, (k + 1) * size), x, 30 ** 2 / components)
+      add(rowOf(1 + 3 * atoms + k), x, 30 ** 2 / components)
     );
   });
   let independent = 0;
@@ -398,7 +407,7 @@ Deno.test("applyWhitening() makes functions independent of each other and of sca
   right.forEach((x, p) => assertAlmostEquals(x, start[p]!, 1e-4));
 });
 
-Deno.test("whiten() leaves out what the structures do not determine", () => {
+Deno.test("whiten() leaves out what the structures do not determine", async () => {
   const [crystal] = STRUCTURES;
   const diamond: Structure = {
     ...crystal!,
@@ -409,9 +418,9 @@ Deno.test("whiten() leaves out what the structures do not determine", () => {
     stress: new Float64Array(6).fill(NaN),
     energy: -8.6,
   };
-  const { rows, whitening } = whitened(new Array(10).fill(diamond));
+  const { rows, whitening } = await whitened(new Array(10).fill(diamond));
   assertEquals(whitening.size, 1); // the constant
-  const { energy } = applyWhitening(rows[0]!, whitening, BASIS);
+  const energy = applyWhitening(rows[0]!, whitening, BASIS);
   const predicted = energy[0]! * whitening.start[0]! +
     2 * whitening.freeAtoms[14]!;
   assertAlmostEquals(predicted, -8.6, 1e-6);

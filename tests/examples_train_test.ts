@@ -64,6 +64,10 @@ Deno.test("train_potential.ts takes the same steps in micro-batches", async () =
     assert(off < 1e-11, `${replicas} replicas by ${size}: off by ${off}`);
     assert(difference([micro.finalLoss], [whole.finalLoss]) < 1e-11);
   }
+  // From a file, nothing is another bit.
+  const filed = await run(1, "--memory", "0.001");
+  assertEquals(filed.parameters, whole.parameters);
+  assertEquals(filed.forceMAE, whole.forceMAE);
 });
 
 Deno.test({
@@ -319,6 +323,7 @@ Deno.test("parseOptions() has defaults for everything", () => {
     configTypeWeights: new Map(),
     e0s: new Map(),
     seed: 1,
+    memory: 0.5,
     dtype: "float32",
     device: "auto",
     report: undefined,
@@ -379,6 +384,7 @@ Deno.test("parseOptions() throws when an option is unknown or its value bad", ()
     ["--e0s Si=1,Xx=2", "expected energies in eV of elements"],
     ["--e0s Si=1,Si=2", "expected energies in eV of elements, each once"],
     ["--e0s Si=1eV", "expected energies in eV of elements"],
+    ["--memory=-1", `--memory is "-1"`],
     ["--stress-weight x", `--stress-weight is "x"`],
     ["--dtype float16", "expected one of float32, float64"],
     ["--device tpu", "expected cpu, cuda, cuda:N or auto"],

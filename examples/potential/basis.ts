@@ -146,6 +146,12 @@ export function makeBasis(elements: readonly number[], cutoff: number): Basis {
   };
 }
 
+/** The place of the element whose atoms have a function. */
+export function elementOf(p: number, { elements, functions }: Basis): number {
+  const count = elements.length;
+  return p < count ? p : Math.floor((p - count) / functions);
+}
+
 /** Writes the products of two, three and four moments that are functions. */
 function writeInvariants(
   writer: TapeWriter,

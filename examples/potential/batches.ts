@@ -4,37 +4,42 @@
  *
  * A data set is shuffled once by the seed, cut into batches, and each batch is
  * dealt to the replicas structure by structure. So a replica keeps in device
- * memory what is its own of every batch, and a step copies nothing. Replicas
- * get different numbers of atoms, and from a ragged last batch maybe none.
+ * memory what is its own of every batch, and a step copies nothing; of a data set
+ * that is too large for it the rest waits in a file. Replicas get different
+ * numbers of atoms, and from a ragged last batch maybe none.
  *
  * @module
  */
 
 import type { Device, ProcessGroup, Tensor } from "../../mod.ts";
 import type { Basis } from "./basis.ts";
-import { Descriptors, type DesignRows } from "./descriptors.ts";
+import { Descriptors } from "./descriptors.ts";
 import { energyOfAtoms } from "./free_atoms.ts";
-import { gather } from "./gather.ts";
 import type { Options } from "./options.ts";
 import { countLabels, hasStress, type LabelCounts } from "./labels.ts";
 import { Progress } from "./progress.ts";
 import type { Random } from "./random.ts";
+import type { Shelf } from "./shelf.ts";
+import { laneCount, type Statistics } from "./statistics.ts";
 import { atomCount, type Structure } from "./structure.ts";
-import { applyWhitening, Statistics, type Whitening } from "./whitening.ts";
+import { applyWhitening, type Whitening } from "./whitening.ts";
+
+type Numbers = Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer>;
 
 /** One replica's share of a batch, before it is on the device. */
 export interface Share {
-  /** Which structures of the data set the whole batch has, in order. */
-  readonly batch: readonly number[];
-  /** Which of them are this replica's. */
+  /** Which structures of the data set are this replica's. */
   readonly members: readonly number[];
-  /** Design rows of the members. */
-  readonly rows: readonly DesignRows[];
+  /** Take away their design rows: of the energy, the forces and the stress. */
+  readonly rows: readonly (() => Float64Array<ArrayBuffer>)[];
 }
 
 /**
- * Deals a data set to the replicas and computes the descriptors of this
+ * Deals a data set to the replicas and computes the design rows of this
  * replica's share.
+ *
+ * @param shelf Takes the rows.
+ * @param statistics Of the structures to train on.
  */
 export async function deal(
   structures: readonly Structure[],
@@ -42,57 +47,39 @@ export async function deal(
   random: Random,
   { rank, worldSize }: Pick<ProcessGroup, "rank" | "worldSize">,
   basis: Basis,
+  shelf: Shelf,
+  statistics?: Statistics,
 ): Promise<Share[]> {
   const descriptors = new Descriptors(basis);
+  const lanes = laneCount(batchSize, worldSize);
   using progress = new Progress("descriptors", structures.length, rank === 0);
   const order = random.permutation(structures.length);
   const shares: Share[] = [];
   for (let first = 0; first < order.length; first += batchSize) {
-    const batch = order.slice(first, first + batchSize);
-    const members = batch.filter((_, k) => k % worldSize === rank);
-    const rows: DesignRows[] = [];
-    for (const member of members) {
+    const members: number[] = [];
+    const rows: Share["rows"][number][] = [];
+    for (const [k, member] of order.slice(first, first + batchSize).entries()) {
+      const lane = k % lanes;
+      if (lane % worldSize !== rank) continue;
       const structure = structures[member]!;
-      rows.push(descriptors.designRows(structure, hasStress(structure)));
-      // The others are about as far.
-      await progress.update(
-        Math.min(first + rows.length * worldSize, order.length),
+      const { energy, forces, stress } = descriptors.designRows(
+        structure,
+        hasStress(structure),
       );
+      statistics?.add(lane, { energy, forces, stress }, structure);
+      const all = new Float64Array(
+        energy.length + forces.length + stress.length,
+      );
+      all.set(energy);
+      all.set(forces, energy.length);
+      all.set(stress, energy.length + forces.length);
+      rows.push(shelf.put(all));
+      members.push(member);
+      await progress.update(first + k + 1); // the others are about as far
     }
-    shares.push({ batch, members, rows });
+    shares.push({ members, rows });
   }
   return shares;
-}
-
-/**
- * The statistics of all structures, the same to the bit on all replicas and for
- * any number of them: each computes those of its share, and all add them in the
- * order of the batches.
- */
-export async function allStatistics(
-  structures: readonly Structure[],
-  shares: readonly Share[],
-  basis: Basis,
-  group: ProcessGroup,
-): Promise<Statistics> {
-  const all = new Statistics(basis);
-  const { length } = all;
-  for (const { batch, members, rows } of shares) {
-    for (let first = 0; first < batch.length; first += group.worldSize) {
-      const round = batch.slice(first, first + group.worldSize);
-      const parts = new Float64Array(round.length * length);
-      const own = members.indexOf(round[group.rank] ?? -1);
-      if (own >= 0) {
-        const part = all.of(rows[own]!, structures[members[own]!]!);
-        parts.set(part, group.rank * length);
-      }
-      const gathered = await gather(parts, group);
-      round.forEach((structure, k) =>
-        all.add(structure, gathered.subarray(k * length, (k + 1) * length))
-      );
-    }
-  }
-  return all;
 }
 
 /**
@@ -110,6 +97,7 @@ export class Batch implements Disposable {
     { members, rows }: Share,
     whitening: Whitening,
     basis: Basis,
+    shelf: Shelf,
     { dtype, microBatch }: Pick<Options, "dtype" | "microBatch">,
   ) {
     const size = microBatch ?? Math.max(members.length, 1);
@@ -120,7 +108,15 @@ export class Batch implements Disposable {
         rows: rows.slice(at, at + size),
       };
       micro.push(
-        new MicroBatch(device, structures, part, whitening, basis, dtype),
+        new MicroBatch(
+          device,
+          structures,
+          part,
+          whitening,
+          basis,
+          shelf,
+          dtype,
+        ),
       );
     }
     this.micro = micro;
@@ -155,35 +151,31 @@ export class MicroBatch implements Disposable {
     readonly forces: Tensor;
     readonly stress: Tensor;
   };
-  /** `[S, P]`: times the parameters, the energies. */
-  readonly energyDesign: Tensor;
-  /** `[3N, P]`: times the parameters, the forces. */
-  readonly forceDesign: Tensor;
-  /** `[6T, P]`: times the parameters, the stresses. */
-  readonly stressDesign: Tensor;
+  /** The design matrices, or how to load them. */
+  readonly #kept: Matrices | undefined;
+  readonly #load: (() => Matrices) | undefined;
 
   constructor(
     device: Device,
     structures: readonly Structure[],
-    { members, rows }: Pick<Share, "members" | "rows">,
+    { members, rows }: Share,
     whitening: Whitening,
     basis: Basis,
+    shelf: Shelf,
     dtype: Options["dtype"],
   ) {
     const own = members.map((member) => structures[member]!);
     const stressed = own.filter(hasStress);
-    const white = rows.map((row) => applyWhitening(row, whitening, basis));
     const count = own.length;
     const atoms = atomCount(...own);
     const width = whitening.size;
+    const numbers = (length: number): Numbers =>
+      dtype === "float32" ? new Float32Array(length) : new Float64Array(length);
     const tensor = (
       parts: readonly Float64Array[],
       shape: readonly number[],
     ): Tensor => {
-      const length = shape.reduce((product, n) => product * n, 1);
-      const data = dtype === "float32"
-        ? new Float32Array(length)
-        : new Float64Array(length);
+      const data = numbers(shape.reduce((product, n) => product * n, 1));
       let at = 0;
       for (const part of parts) {
         data.set(part, at);
@@ -222,18 +214,38 @@ export class MicroBatch implements Disposable {
       forces: weightsOf(own, "forces"),
       stress: weightsOf(stressed, "stress"),
     };
-    this.energyDesign = tensor(
-      white.map(({ energy }) => energy),
-      [count, width],
-    );
-    this.forceDesign = tensor(
-      white.map(({ forces }) => forces),
-      [3 * atoms, width],
-    );
-    this.stressDesign = tensor(
-      white.map(({ stress }) => stress),
-      [6 * stressed.length, width],
-    );
+
+    const energy = numbers(count * width);
+    const force = numbers(3 * atoms * width);
+    const stress = numbers(6 * stressed.length * width);
+    let forceAt = 0, stressAt = 0;
+    own.forEach(({ forces }, k) => {
+      const white = applyWhitening(rows[k]!(), whitening, basis);
+      const end = width * (1 + forces.length);
+      energy.set(white.subarray(0, width), k * width);
+      force.set(white.subarray(width, end), forceAt);
+      stress.set(white.subarray(end), stressAt);
+      forceAt += end - width;
+      stressAt += white.length - end;
+    });
+    const matrices = [energy, force, stress];
+    if (shelf.reserve(matrices.reduce((sum, m) => sum + m.byteLength, 0))) {
+      this.#kept = toDevice(device, width, matrices.map((m) => () => m));
+    } else {
+      const read = matrices.map((matrix) => shelf.write(matrix));
+      this.#load = () => toDevice(device, width, read);
+    }
+  }
+
+  /** The design matrices: to be disposed of after use, as they may be a copy of a file's. */
+  design(): Matrices & Disposable {
+    const matrices = this.#kept ?? this.#load!();
+    return {
+      ...matrices,
+      [Symbol.dispose]: () => {
+        if (matrices !== this.#kept) dispose(matrices);
+      },
+    };
   }
 
   /** Frees the device memory. */
@@ -243,8 +255,33 @@ export class MicroBatch implements Disposable {
     this.forces.dispose();
     this.stresses.dispose();
     for (const weights of Object.values(this.weights)) weights.dispose();
-    this.energyDesign.dispose();
-    this.forceDesign.dispose();
-    this.stressDesign.dispose();
+    if (this.#kept !== undefined) dispose(this.#kept);
   }
+}
+
+/** Linear maps from P parameters: a prediction is the product of both. */
+export interface Matrices {
+  /** `[S, P]`: to the energies. */
+  readonly energy: Tensor;
+  /** `[3N, P]`: to the forces. */
+  readonly forces: Tensor;
+  /** `[6T, P]`: to the stresses. */
+  readonly stress: Tensor;
+}
+
+/** Matrices of the numbers that are read, one after the other. */
+function toDevice(
+  device: Device,
+  width: number,
+  read: readonly (() => Numbers)[],
+): Matrices {
+  const [energy, forces, stress] = read.map((numbers) => {
+    const data = numbers();
+    return device.tensor(data, [data.length / width, width]);
+  }) as [Tensor, Tensor, Tensor];
+  return { energy, forces, stress };
+}
+
+function dispose(matrices: Matrices): void {
+  for (const tensor of Object.values(matrices)) tensor.dispose();
 }

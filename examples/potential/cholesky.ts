@@ -9,6 +9,9 @@
  * @module
  */
 
+/** Of columns that are nearly alike the first is taken: rounding must not choose. */
+const NEARLY = 0.5;
+
 /**
  * The columns of a positive semidefinite matrix that are no combinations of
  * those before them: each time the one that the others say least about, until
@@ -29,11 +32,11 @@ export function independentColumns(
   ); // what the columns before say nothing about
   const order: number[] = [];
   while (order.length < size) {
-    const pivot = left.indexOf(left.reduce((a, b) => Math.max(a, b)));
-    const variance = left[pivot]!;
-    if (!(variance > tolerance)) break;
+    const most = left.reduce((a, b) => Math.max(a, b));
+    if (!(most > tolerance)) break;
+    const pivot = left.findIndex((x) => x >= NEARLY * most);
     const step = order.push(pivot) - 1;
-    const root = Math.sqrt(variance);
+    const root = Math.sqrt(left[pivot]!);
     const ofPivot = factor.subarray(pivot * size, pivot * size + step);
     for (let p = 0; p < size; p++) {
       if (left[p]! <= 0) continue; // it is there, or nothing is left of it

@@ -71,10 +71,12 @@ async function* predictShares(
   { freeAtoms }: Whitening,
 ): AsyncGenerator<{ member: number; of: Predicted }[], void> {
   const parts = batches.flatMap(({ micro }) => micro);
-  for (const { members, energyDesign, forceDesign, stressDesign } of parts) {
-    using energyTensor = matmul(energyDesign, parameters);
-    using forceTensor = matmul(forceDesign, parameters);
-    using stressTensor = matmul(stressDesign, parameters);
+  for (const part of parts) {
+    const { members } = part;
+    using design = part.design();
+    using energyTensor = matmul(design.energy, parameters);
+    using forceTensor = matmul(design.forces, parameters);
+    using stressTensor = matmul(design.stress, parameters);
     const energies = await energyTensor.data() as Float64Array;
     const components = Float64Array.from(
       await forceTensor.data() as Float64Array,

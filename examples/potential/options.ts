@@ -39,6 +39,8 @@ export interface Options {
   readonly configTypeWeights: ReadonlyMap<string, number>;
   /** eV by atomic number. */
   readonly e0s: ReadonlyMap<number, number>;
+  /** GiB. */
+  readonly memory: number;
   readonly dtype: typeof DTYPES[number];
   readonly device: string;
   readonly seed: number;
@@ -99,6 +101,8 @@ Training:
 
 Machine:
   --dtype NAME        ${DTYPES.join(", ")} (default: float32)
+  --memory GIB        what a replica keeps of its data in memory; the rest waits
+                      in a temporary file (default: 0.5)
   --device NAME       cpu, cuda, cuda:1, auto (default: auto)
 
 Results:
@@ -134,6 +138,7 @@ const KNOWN: Readonly<Record<string, Follows>> = {
   "config-type-weights": "value",
   e0s: "value",
   seed: "value",
+  memory: "value",
   dtype: "value",
   device: "value",
   report: "value",
@@ -277,6 +282,7 @@ export function parseOptions(args: readonly string[]): Options | undefined {
     configTypeWeights: parseTypeWeights(text("config-type-weights")),
     e0s: parseE0s(text("e0s")),
     seed: number("seed", 1, { to: 2 ** 31 - 1, integer: true }),
+    memory: number("memory", 0.5, {}),
     dtype: choice("dtype", DTYPES),
     device,
     report: text("report"),
