@@ -22,8 +22,12 @@ import { countLabels } from "./labels.ts";
 import { centred, type Moments } from "./statistics.ts";
 import { DataSetError, type Structure } from "./structure.ts";
 
-/** What is added to the variances, relative to those of the functions. */
-const RIDGE = 1e-10;
+/**
+ * What is added to the variances, relative to those of the functions, over the
+ * number of rows: parameters are small unless enough rows say otherwise, which
+ * is what makes little data worth something.
+ */
+const RIDGE = 4e-3;
 /** Parts of a variance that no other function has are rounding errors below this. */
 const RANK_TOLERANCE = 1e-12;
 /** As are functions that vary by less than this, relative to their size … */
@@ -58,11 +62,11 @@ export function whiten(
   basis: Basis,
 ): Whitening {
   const width = basis.size;
-  const labels = countLabels(structures);
-  const rows = labels.energies + 3 * labels.forces + 6 * labels.stresses;
+  const rows = rowsOf(structures);
   if (rows === 0) {
     throw new DataSetError(
-      "no structure to train on has an energy, a force or a stress",
+      "no structure to train on has an energy, a force or a stress that weighs " +
+        "something",
     );
   }
 
@@ -92,7 +96,7 @@ export function whiten(
     throw new DataSetError("the structures do not determine any function");
   }
 
-  const inverse = inverseFactor(gram, width, kept, RIDGE);
+  const inverse = inverseFactor(gram, width, kept, RIDGE / rows);
   const transform = new Float64Array(width * size);
   const start = new Float64Array(size);
   kept.forEach((p, k) => {
@@ -139,6 +143,16 @@ export function withoutWhitening(
     plain[elementOf(p, basis)]! -= w * mean[p]!;
   }
   return plain;
+}
+
+/** How many rows of the least squares there are: one of weight 2 is two. */
+function rowsOf(structures: readonly Structure[]): number {
+  return structures.reduce((sum, structure) => {
+    const { energies, forces, stresses } = countLabels([structure]);
+    const { weights } = structure;
+    return sum + weights.energy * energies + 3 * weights.forces * forces +
+      6 * weights.stress * stresses;
+  }, 0);
 }
 
 /** `a [rows, inner] · b [inner, columns]`, summed in the same order everywhere. */
