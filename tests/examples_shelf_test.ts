@@ -1,4 +1,4 @@
-import { assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { Shelf, ShelfError } from "../examples/potential/shelf.ts";
 import { withFolder } from "./system.ts";
@@ -56,3 +56,15 @@ Deno.test("Shelf leaves no file behind, and says when it can have none", () =>
     }
     return Promise.resolve();
   }));
+
+Deno.test("Shelf keeps nothing of an array that is in its file in memory", () => {
+  using shelf = new Shelf(0);
+  const before = Deno.memoryUsage().external;
+  const reads = Array.from(
+    { length: 100 },
+    (_, k) => shelf.write(new Float64Array(2 ** 19).fill(k)), // 4 MiB
+  );
+  const mebibytes = (Deno.memoryUsage().external - before) / 2 ** 20;
+  assert(mebibytes < 200, `${mebibytes} MiB of 400`);
+  reads.forEach((read, k) => assertEquals(read().at(-1), k));
+});

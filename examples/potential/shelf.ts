@@ -60,17 +60,8 @@ export class Shelf implements Disposable {
    * @throws {ShelfError} where it cannot be written, or read.
    */
   write<T extends Numbers>(array: T): () => T {
-    const { length, byteLength, byteOffset, buffer } = array;
-    const at = this.#size;
-    this.#size += byteLength;
-    attempt("written", () => {
-      this.#file ??= makeFile();
-      this.#file.seekSync(at, Deno.SeekMode.Start);
-      const bytes = new Uint8Array(buffer, byteOffset, byteLength);
-      for (let done = 0; done < byteLength;) {
-        done += this.#file.writeSync(bytes.subarray(done));
-      }
-    });
+    const at = this.#append(array);
+    const { length, byteLength } = array;
     const Type = array.constructor as new (
       buffer: ArrayBuffer,
       offset: number,
@@ -83,6 +74,21 @@ export class Shelf implements Disposable {
   [Symbol.dispose](): void {
     this.#file?.close();
     this.#file = undefined;
+  }
+
+  /** Writes an array behind the others; apart, so that what reads it does not hold it. */
+  #append({ buffer, byteOffset, byteLength }: Numbers): number {
+    const at = this.#size;
+    const bytes = new Uint8Array(buffer, byteOffset, byteLength);
+    attempt("written", () => {
+      this.#file ??= makeFile();
+      this.#file.seekSync(at, Deno.SeekMode.Start);
+      for (let done = 0; done < byteLength;) {
+        done += this.#file.writeSync(bytes.subarray(done));
+      }
+    });
+    this.#size += byteLength;
+    return at;
   }
 
   #read(at: number, byteLength: number): ArrayBuffer {
