@@ -232,6 +232,50 @@ Deno.test({
   },
 });
 
+/** The ports of a host's connections, both ends, and those that it listens on. */
+async function portsIn(host: string): Promise<number[]> {
+  const { stdout } = await startProgram(
+    "ip",
+    `netns exec ${host} cat /proc/net/tcp /proc/net/tcp6`.split(" "),
+  ).finished();
+  return [...stdout.matchAll(/ [0-9A-F]+:([0-9A-F]{4})(?= )/g)]
+    .map(([, port]) => parseInt(port!, 16))
+    .filter((port) => port !== 0); // the other end of a socket that listens
+}
+
+Deno.test({
+  name: "the system's range of ports is that of the replicas' own connections",
+  ignore,
+  async fn(): Promise<void> {
+    (await Device.open("cpu")).dispose();
+    await using _hosts = await makeHosts();
+    for (const { name } of HOSTS) {
+      const { code, stderr } = await startProgram("ip", [
+        ..."netns exec".split(" "),
+        name,
+        "sh",
+        "-c",
+        "echo 20000 20100 >/proc/sys/net/ipv4/ip_local_port_range",
+      ]).finished();
+      assertEquals(code, 0, stderr);
+    }
+    const jobs = startJob("tests/fixtures/endless_job.ts", ["3000"]);
+    await Promise.all(jobs.map((job) => job.nextLine()));
+    const own = new Set<number>();
+    for (const { name } of HOSTS) {
+      for (const port of await portsIn(name)) {
+        if (port !== 29555) own.add(port);
+      }
+    }
+    for (const job of jobs) job.kill("SIGTERM");
+    await finished(jobs);
+    // Each of 4 replicas with 3 others and with the store.
+    assert(own.size >= 10, `${[...own]}`);
+    const outside = [...own].filter((port) => port < 20000 || port > 20100);
+    assertEquals(outside, []);
+  },
+});
+
 Deno.test({
   name: "a host that is cut off in the middle ends the job on both",
   ignore,
