@@ -233,7 +233,7 @@ export class MicroBatch implements Disposable {
       this.#kept = toDevice(device, width, matrices.map((m) => () => m));
     } else {
       const read = matrices.map((matrix) => shelf.write(matrix));
-      this.#load = () => toDevice(device, width, read);
+      this.#load = loader(device, width, read);
     }
   }
 
@@ -280,6 +280,11 @@ function toDevice(
     return device.tensor(data, [data.length / width, width]);
   }) as [Tensor, Tensor, Tensor];
   return { energy, forces, stress };
+}
+
+/** Loads them later; apart from where the numbers are made, so that it does not hold them. */
+function loader(...from: Parameters<typeof toDevice>): () => Matrices {
+  return () => toDevice(...from);
 }
 
 function dispose(matrices: Matrices): void {
