@@ -10,9 +10,9 @@
 // are what it pulls back to the parameters.
 //
 // Measured on mlearn's silicon (214 structures to train on, 25 to test on), mean
-// absolute errors of the test set after 4000 steps of two replicas: 2.8 meV/atom
-// and 0.084 eV/Å; the linear potential of train_potential.ts: 6.0 and 0.107. A
-// step of four structures takes about 40 ms of one processor.
+// absolute errors of the test set after these 8000 steps of two replicas, 8 minutes
+// on two processors: 3.1 meV/atom and 0.078 eV/Å; the linear potential of
+// train_potential.ts: 6.0 and 0.107. On germanium after 1500 steps: 5.9 and 0.075.
 
 import {
   Adam,
