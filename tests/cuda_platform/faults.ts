@@ -386,8 +386,8 @@ export const FAULTS: readonly Fault[] = [
   {
     name: "an atom too many",
     file: "kernels/cuda/metrics_kernels.cuh",
-    text: "if (atom < atoms && !(mask",
-    becomes: "if (atom <= atoms && !(mask",
+    text: "bool counts = atom < atoms.rows &&",
+    becomes: "bool counts = atom <= atoms.rows &&",
     test: METRICS,
   },
   {
@@ -649,7 +649,6 @@ export const FAULTS: readonly Fault[] = [
     becomes:
       `  cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
   check(cudaGetLastError(), "cudaLaunchKernelEx");`,
-    source: FLOAT32,
     test: [FAILURES, "an error that others made"],
   },
   {
@@ -828,12 +827,5 @@ export const FAULTS: readonly Fault[] = [
     text: "    if (code == cudaErrorNotReady && broken.empty()) return;\n",
     becomes: "",
     test: GOLDEN,
-  },
-  {
-    name: "a group ends by abort, whatever peers still receive",
-    file: "kernels/cuda/watchdog.cu",
-    text: "  ncclResult_t now = ncclCommFinalize(communicator);",
-    becomes: "  ncclResult_t now = ncclInternalError;",
-    test: COLLECTIVES,
   },
 ];
