@@ -40,6 +40,9 @@ export class LossDefinitionError extends ArgumentError {}
 /** The gradient of a loss is not the derivative of its value. */
 export class GradientError extends AtomlossError {}
 
+/** A call cannot be recorded, or what was recorded cannot be used now: the message says what to do instead. */
+export class CaptureError extends AtomlossError {}
+
 /** The norm of gradients that were to be clipped is NaN or infinite. */
 export class NonFiniteGradientError extends AtomlossError {}
 

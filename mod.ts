@@ -17,6 +17,7 @@
  */
 export * from "./errors.ts";
 export { Device, type MemoryState } from "./tensor/device.ts";
+export { CapturedStep } from "./tensor/captured_step.ts";
 export type { DType, TensorData } from "./tensor/dtype.ts";
 export type { Shape } from "./tensor/shape.ts";
 export type { DLPackOptions } from "./tensor/dlpack.ts";

@@ -6,6 +6,7 @@ import {
   DTypeError,
 } from "../errors.ts";
 import { NativeHandle } from "../ffi/native_handle.ts";
+import { capturing, otherCapture, refuseCapture } from "../tensor/capture.ts";
 import { type Device, nativeOf, originsOf } from "../tensor/device.ts";
 import { type DType, dtypeCode, isFloating } from "../tensor/dtype.ts";
 import {
@@ -13,6 +14,7 @@ import {
   checkTensor,
   checkTraced,
   checkWritable,
+  noteFlow,
   originOf,
   pointerOf,
   setOrigin,
@@ -85,6 +87,7 @@ function collect(
   writes: readonly Tensor[],
   call: (origin: Float64Array<ArrayBuffer>) => number,
 ): number {
+  noteFlow({ reads, writes });
   const origin = Float64Array.of(originOf(device, reads));
   const before = origin[0];
   const status = call(origin);
@@ -247,6 +250,7 @@ export class ProcessGroup {
       debug = Deno.env.get("ATOMLOSS_DEBUG_COLLECTIVES") === "1",
     }: ProcessGroupOptions,
   ): Promise<ProcessGroup> {
+    refuseCapture("ProcessGroup.init()", "make the group before");
     if (!(Number.isInteger(timeout) && timeout > 0)) {
       throw new ArgumentError(
         `timeout is ${timeout}, expected an integer number of milliseconds above 0`,
@@ -313,6 +317,9 @@ export class ProcessGroup {
       throw new ArgumentError(
         "barrier() is under way: await it before the next collective",
       );
+    }
+    if (this.#native !== undefined) {
+      capturing?.useGroup(this.#native, this.device, () => this.#open());
     }
     return this.#native;
   }
@@ -449,6 +456,7 @@ export class ProcessGroup {
    * @throws {CollectiveError} if a replica died, or did not come in time.
    */
   async barrier(): Promise<void> {
+    refuseCapture("barrier()", "await it between replays");
     const native = this.#open();
     if (native === undefined) return await this.device.synchronize();
     this.#inBarrier = true;
@@ -512,6 +520,7 @@ export function countAllReduce(
   const onDevice = counts instanceof Tensor ? counts : undefined;
   const ticket = new BigInt64Array(1);
   let origin = 0;
+  const capture = capturing;
   if (native !== undefined) {
     const { library, handle } = native;
     origin = collect(
@@ -533,6 +542,7 @@ export function countAllReduce(
   let isPending = true;
   return {
     take(minimum, divisors, totals): void {
+      if (capture !== capturing) throw otherCapture("these counts");
       if (native?.closed) {
         throw new DisposedError(
           "the ProcessGroup of these counts was disposed",
@@ -556,12 +566,15 @@ export function countAllReduce(
         ),
         () => ({ reads: [native ? null : onDevice], writes: [totals] }),
       );
-      if (native !== undefined) setOrigin([totals], origin, true);
+      if (native !== undefined && capture === undefined) {
+        setOrigin([totals], origin, true);
+      }
       isPending = false;
     },
     drop(): void {
       // With the group all that it has is gone.
       if (!isPending || native === undefined || native.closed) return;
+      if (capture !== undefined) return; // a replay drops what it does not use
       isPending = false;
       const { library, handle } = native;
       library.check(library.symbols.al_count_drop(handle, ticket[0]!));

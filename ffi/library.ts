@@ -17,7 +17,7 @@ import { type Symbols, symbols } from "./symbols.ts";
 export type Backend = "cpu" | "cuda";
 
 /** AL_ABI_VERSION of kernels/atomloss.h that the symbol table was written for. */
-const ABI_VERSION = 7;
+const ABI_VERSION = 9;
 
 /** al_status_code of kernels/atomloss.h, in its order. */
 const ERROR_CLASSES: readonly (new (message: string) => AtomlossError)[] = [

@@ -8,6 +8,7 @@ export class NativeHandle {
   readonly handle: NonNullable<Deno.PointerValue>;
   readonly #release: () => void;
   #running = 0;
+  #usable = true;
   #closed = false;
   #released = false;
 
@@ -31,6 +32,11 @@ export class NativeHandle {
     return this.#closed;
   }
 
+  /** Whether calls may use it: not when it is closed, nor while one has it alone. */
+  get usable(): boolean {
+    return this.#usable;
+  }
+
   /** Whether the library has it back. */
   get released(): boolean {
     return this.#released;
@@ -39,9 +45,20 @@ export class NativeHandle {
   /** Releases it, once no other thread uses it. Safe to call again. */
   close(): void {
     this.#closed = true;
+    this.#usable = false;
     if (this.#running > 0 || this.#released) return;
     this.#released = true;
     this.#release();
+  }
+
+  /** The same as `onThread` for a call that no other may use it beside. */
+  async aloneOnThread(call: () => Promise<number>): Promise<number> {
+    this.#usable = false;
+    try {
+      return await this.onThread(call);
+    } finally {
+      this.#usable = !this.#closed;
+    }
   }
 
   /** Waits for a nonblocking call that uses it; gives the call's status. */

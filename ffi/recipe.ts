@@ -27,6 +27,7 @@ export interface Recipe {
 export const SHARED_SOURCES: readonly string[] = [
   "shared/dlpack.cpp",
   "shared/loss_table.cpp",
+  "shared/recording.cpp",
   "shared/roll_call.cpp",
   "defined/sources.cpp",
   "shared/status.cpp",
@@ -51,6 +52,7 @@ export const SHARED_HEADERS: readonly string[] = [
   "metrics_ops.h",
   "shared/one_entry.h",
   "optimizer_ops.h",
+  "shared/recording.h",
   "defined/register_losses.h",
   "shared/roll_call.h",
   "defined/sources.h",

@@ -10,6 +10,7 @@
 const status = "i32";
 const device = "pointer";
 const group = "pointer";
+const recording = "pointer";
 const memory = "pointer";
 /** The same without an object, for what is made and freed in every step. */
 const address = "u64";
@@ -28,6 +29,15 @@ const lossInput = [
   /* natoms_dtype */ dtype,
   /* rows */ "i64",
   /* cols */ "i64",
+] as const;
+
+/** Arguments of al_replay. */
+const replay = [
+  recording,
+  /* times */ "i64",
+  /* numbers */ host,
+  /* origin */ host,
+  /* done */ host,
 ] as const;
 
 /** The symbol table: one for both native libraries. */
@@ -381,6 +391,21 @@ export const symbols = {
   },
   al_count_drop: { parameters: [group, /* ticket */ "i64"], result: status },
   al_barrier: { parameters: [group], result: status, nonblocking: true },
+
+  // recordings
+  al_record_begin: {
+    parameters: [device, /* recording */ host],
+    result: status,
+  },
+  al_record_end: { parameters: [recording], result: status },
+  al_replay: { parameters: replay, result: status },
+  al_replay_on_thread: {
+    name: "al_replay",
+    parameters: replay,
+    result: status,
+    nonblocking: true,
+  },
+  al_recording_close: { parameters: [recording], result: status },
 } as const satisfies Deno.ForeignLibraryInterface;
 
 /** The opened functions of a native library. */

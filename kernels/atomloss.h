@@ -36,7 +36,7 @@ extern "C" {
 #endif
 
 /** Raised whenever a signature or a meaning below changes. */
-#define AL_ABI_VERSION 7
+#define AL_ABI_VERSION 9
 
 typedef int32_t al_status;
 
@@ -84,6 +84,7 @@ typedef enum {
 
 typedef struct al_device al_device;
 typedef struct al_group al_group;
+typedef struct al_recording al_recording;
 
 /**
  * Where a reduced loss goes, in device memory: `value` is a double or, in the
@@ -583,6 +584,33 @@ al_status al_count_drop(al_group* group, int64_t ticket);
 
 /** Returns when every replica has called it and the device is idle. */
 al_status al_barrier(al_group* group);
+
+/* ---- recordings ----------------------------------------------------------*/
+
+/**
+ * From here on to al_record_end() what would be enqueued on the device, or by
+ * its groups, is put on a list instead, with a copy of the host memory that it
+ * is given; memory is handed out and taken back as always. Not to be called for
+ * what waits or gives something to the host: downloads, barriers. A ticket of
+ * counts is good for the same recording alone.
+ */
+al_status al_record_begin(al_device* device, al_recording** recording);
+al_status al_record_end(al_recording* recording);
+
+/**
+ * Makes the calls of the list, in their order, so many times, until one fails.
+ * What they use must be there still: memory, groups and the device. numbers is
+ * host memory, [times, n], of those that each replay is given anew in the order
+ * of the calls: step and lr of al_adam_step and al_sgd_step, weight of
+ * al_average_update. *done = how many of them calls that succeeded have taken.
+ * *origin is that of all that the calls read, and then of all that they write;
+ * also if one fails.
+ */
+al_status al_replay(al_recording* recording, int64_t times,
+                    const double* numbers, double* origin, int64_t* done);
+
+/** Its device may have been closed before. */
+al_status al_recording_close(al_recording* recording);
 
 #ifdef __cplusplus
 }

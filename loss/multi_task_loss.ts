@@ -1,6 +1,7 @@
 /** All the losses of a training step in one launch and one collective. */
 import { ArgumentError, DeviceError } from "../errors.ts";
 import type { ProcessGroup } from "../distributed/process_group.ts";
+import { capturing, otherCapture } from "../tensor/capture.ts";
 import type { Device } from "../tensor/device.ts";
 import {
   addressOf,
@@ -269,6 +270,7 @@ export class MultiTaskLoss<Name extends string> {
         "out must be what a former call of this MultiTaskLoss returned",
       );
     }
+    if (out.capture !== capturing) throw otherCapture("out");
     checkOnDevice(out.total, device);
     return out;
   }

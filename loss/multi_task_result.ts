@@ -1,4 +1,5 @@
 /** What a multi-task loss leaves: its values in one block, and the gradients. */
+import { capturing } from "../tensor/capture.ts";
 import type { Device } from "../tensor/device.ts";
 import {
   onResult,
@@ -61,6 +62,8 @@ export class MultiTaskResult<Name extends string>
   readonly kept: (Tensor | undefined)[];
   /** Who made it. */
   readonly owner: object;
+  /** In which it was made. */
+  readonly capture = capturing;
   readonly #names: readonly Name[];
   /** Of the total, then of the tasks. */
   readonly #remarks: readonly ResultListener[];

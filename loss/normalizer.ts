@@ -6,7 +6,8 @@ import {
   type ProcessGroup,
 } from "../distributed/process_group.ts";
 import type { Device } from "../tensor/device.ts";
-import { addressOf, partOf, Tensor } from "../tensor/tensor.ts";
+import { capturing, otherCapture } from "../tensor/capture.ts";
+import { addressOf, constant, partOf, Tensor } from "../tensor/tensor.ts";
 import type { Divisors } from "./divisors.ts";
 
 const DOUBLE_BYTES = 8n;
@@ -112,7 +113,7 @@ class HostTotals {
 
   #totalsOn(device: Device): DeviceTotals {
     if (this.#onDevice === undefined) {
-      using samples = device.tensor(Float64Array.from(this.samples));
+      using samples = constant(device, Float64Array.from(this.samples));
       const pending = countAllReduce(undefined, samples);
       const totals = new DeviceTotals(device, this.#divisors, pending);
       totals.tensor; // taken while the samples are there
@@ -177,6 +178,7 @@ export class Normalizer implements Disposable {
   readonly #divisors: Divisors;
   /** Those of this replica, if its host knows them. */
   readonly #samples: readonly number[] | undefined;
+  readonly #capture = capturing;
   #disposed = false;
 
   static {
@@ -212,6 +214,7 @@ export class Normalizer implements Disposable {
 
   #factors(device: Device, owner: object): FactorOf {
     const totals = this.#open();
+    if (this.#capture !== capturing) throw otherCapture("the normalizer");
     if (this.#owner !== owner) {
       throw new ArgumentError(
         "the normalizer was made by another loss: use the one of this loss's normalizer()",

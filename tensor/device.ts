@@ -3,6 +3,7 @@ import {
   ArgumentError,
   AtomlossError,
   BuildError,
+  CaptureError,
   DeviceError,
   DisposedError,
 } from "../errors.ts";
@@ -10,6 +11,8 @@ import { type Backend, Library } from "../ffi/library.ts";
 import { NativeHandle } from "../ffi/native_handle.ts";
 import { whyNoGpu } from "../ffi/nvidia_driver.ts";
 import type { DType, TensorData } from "./dtype.ts";
+import { refuseCapture } from "./capture.ts";
+import { type CapturedStep, record } from "./captured_step.ts";
 import { HeldMemory } from "./held_memory.ts";
 import { Origins } from "./origins.ts";
 import { Tensor, type WrapOptions } from "./tensor.ts";
@@ -110,8 +113,12 @@ export class Device {
     heldBy = (device) => device.#held;
     originsBy = (device) => device.#origins;
     friend = (device) => {
-      if (device.#native.closed) {
-        throw new DisposedError(`device ${device.name} was disposed`);
+      if (!device.#native.usable) {
+        throw device.#native.closed
+          ? new DisposedError(`device ${device.name} was disposed`)
+          : new CaptureError(
+            `replayAsync() is under way on ${device.name}: await it before the next call`,
+          );
       }
       return device.#native;
     };
@@ -300,6 +307,10 @@ export class Device {
    * @throws {DisposedError} if the device was disposed.
    */
   get stream(): Deno.PointerValue {
+    refuseCapture(
+      "device.stream",
+      "work of other libraries has no place in a step: replay, then launch it",
+    );
     return streamOf(friend(this));
   }
 
@@ -311,6 +322,7 @@ export class Device {
    * @throws {DisposedError} if the device was disposed.
    */
   async synchronize(): Promise<void> {
+    refuseCapture("device.synchronize()", "await it behind replay()");
     const native = friend(this);
     const { library, handle } = native;
     const since = this.#origins.takeUntold();
@@ -319,6 +331,57 @@ export class Device {
         library.symbols.al_synchronize(handle, since)
       ),
     );
+  }
+
+  /**
+   * Records a step: the calls of this package that `step` makes on this device,
+   * with whatever options, are put on a list instead of being made, and
+   * `replay()` of what is returned makes them all in one call of the native
+   * library. See {@linkcode CapturedStep}.
+   *
+   * Shapes and options are those of the recording. What the step reads is what
+   * its tensors hold at each replay: write the next batch to them with `copy_`.
+   * The learning rate, the number of the step and an average's decay are each
+   * optimiser's own at each replay.
+   *
+   * @param step Makes the calls; not async. The tensors that it makes belong to
+   * the recording: each replay writes them anew, and they are disposed with it.
+   * @returns The recording, with what `step` returned as its `result`.
+   * @throws {CaptureError} if `step` is async, or makes a call that cannot be
+   * recorded: one that waits for the device or gives something to the host
+   * (`data()`, `item()`, `read()`, `synchronize()`, `barrier()`), one that takes
+   * from it (`device.tensor(array)`, `copy_(array)`), or makes what outlives the
+   * step (an optimiser, a process group).
+   * @throws {DisposedError} if the device was disposed.
+   *
+   * @example
+   * ```ts
+   * import { DDPLoss, Device, matmul, SGD } from "@atomloss/atomloss";
+   *
+   * using device = await Device.open("cpu");
+   * using x = device.tensor(new Float32Array([1, 2, 3, 4]), [2, 2]);
+   * using y = device.tensor(new Float32Array([5, 11]), [2, 1]);
+   * using weight = device.zeros([2, 1]);
+   * using sgd = new SGD([weight], { lr: 0.05 });
+   * const loss = new DDPLoss("mse");
+   *
+   * using step = device.capture(() => {
+   *   using pred = matmul(x, weight);
+   *   const { value, grad: gradOfPred } = loss.valueAndGrad(pred, y);
+   *   using grad = matmul(x, gradOfPred, { transposeA: true });
+   *   sgd.step([grad]);
+   *   return value;
+   * });
+   * step.replay(5000);
+   * console.log(await weight.toList()); // [ 1, 2 ] to 1e-3
+   * x.copy_(new Float32Array([1, 0, 0, 1])); // another batch
+   * y.copy_(new Float32Array([1, 2]));
+   * step.replay();
+   * console.log(await step.result.item() < 1e-3); // true
+   * ```
+   */
+  capture<T>(step: () => T): CapturedStep<T> {
+    return record(this, step);
   }
 
   /** What memory this process uses on the device. */
@@ -351,6 +414,7 @@ export class Device {
    * ```
    */
   async releaseMemory(): Promise<void> {
+    refuseCapture("device.releaseMemory()", "call it outside");
     const native = friend(this);
     const { library, handle } = native;
     library.check(

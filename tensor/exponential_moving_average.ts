@@ -1,5 +1,6 @@
 /** Exponential moving averages of parameters, to evaluate with. */
 import { ArgumentError } from "../errors.ts";
+import { capturing, refuseCapture } from "./capture.ts";
 import { nativeOf } from "./device.ts";
 import { checkNumber } from "./optimizer.ts";
 import { ParameterList } from "./parameter_list.ts";
@@ -55,6 +56,17 @@ export class ExponentialMovingAverage {
   readonly #parameters: ParameterList;
   readonly #averages: readonly Tensor[];
   #isSwapped = false;
+  /** What a replay gives a recorded update. */
+  readonly #numbers = {
+    width: 1,
+    next: (numbers: Float64Array, at: number): void => {
+      numbers[at] = this.#nextWeight();
+      this.numUpdates++;
+    },
+    undo: (): void => {
+      this.numUpdates--;
+    },
+  };
 
   /**
    * Begins with the parameters as they are.
@@ -68,6 +80,7 @@ export class ExponentialMovingAverage {
     { decay = 0.999, useNumUpdates = false }: ExponentialMovingAverageOptions =
       {},
   ) {
+    refuseCapture("new ExponentialMovingAverage()", "make it before");
     this.decay = checkNumber(decay, "decay", 0, 1);
     this.#useNumUpdates = useNumUpdates;
     this.#parameters = new ParameterList(params);
@@ -92,14 +105,20 @@ export class ExponentialMovingAverage {
    * @throws {DisposedError} if a parameter was disposed.
    */
   update(): void {
+    this.#average(this.#nextWeight());
+    if (capturing === undefined) this.numUpdates++;
+    else capturing.varying.push(this.#numbers);
+  }
+
+  /** How much of the parameters the next update takes. */
+  #nextWeight(): number {
     this.#checkNotSwapped();
     const n = this.numUpdates;
     if (!(Number.isSafeInteger(n) && n >= 0)) {
       throw new ArgumentError(`numUpdates is ${n}, expected an integer >= 0`);
     }
     const least = this.#useNumUpdates ? (2 + n) / (11 + n) : n === 0 ? 0 : 1;
-    this.#average(1 - Math.min(this.decay, least));
-    this.numUpdates++;
+    return 1 - Math.min(this.decay, least);
   }
 
   #average(weight: number): void {
@@ -124,6 +143,7 @@ export class ExponentialMovingAverage {
    * @throws {OutOfMemoryError} if there is no room for a copy of the parameters.
    */
   averageParameters(): Disposable {
+    refuseCapture("averageParameters()", "call it between replays");
     this.#checkNotSwapped();
     this.#parameters.addState();
     try {

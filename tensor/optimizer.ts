@@ -1,6 +1,7 @@
 /** What optimisers have in common: a list of parameters, steps, and a state to go on from. */
 import { ArgumentError } from "../errors.ts";
 import type { NativeHandle } from "../ffi/native_handle.ts";
+import { capturing, outsideCapture, refuseCapture } from "./capture.ts";
 import { type ClipOptions, GradientClip } from "./clip_grad_norm.ts";
 import { nativeOf } from "./device.ts";
 import { ParameterList } from "./parameter_list.ts";
@@ -58,13 +59,25 @@ export interface NativeStep {
 
 /** Updates parameters by their gradients: the parent of Adam and SGD. */
 export abstract class Optimizer {
-  /** Learning rate; may be set between steps (schedules). */
+  /** Learning rate; may be set between steps, and between replays (schedules). */
   lr: number;
   /** Steps taken so far. */
   steps = 0;
   readonly #parameters: ParameterList;
   readonly #enqueue: (step: NativeStep) => number;
   #clip: GradientClip | undefined;
+  /** What a replay gives a recorded step. */
+  readonly #numbers = {
+    width: 2,
+    next: (numbers: Float64Array, at: number): void => {
+      this.#checkNumbers();
+      numbers[at] = ++this.steps;
+      numbers[at + 1] = this.lr;
+    },
+    undo: (): void => {
+      this.steps--;
+    },
+  };
 
   /**
    * @ignore
@@ -78,11 +91,21 @@ export abstract class Optimizer {
     states: number,
     enqueue: (step: NativeStep) => number,
   ) {
+    refuseCapture("new Adam() or SGD()", "make the optimiser before");
     this.#enqueue = enqueue;
     this.lr = checkNumber(lr, "lr", 0);
     this.#parameters = new ParameterList(params);
     for (let i = 0; i < states; i++) this.#parameters.addState();
     if (masterWeights) this.#parameters.addMasters();
+  }
+
+  #checkNumbers(): void {
+    checkNumber(this.lr, "lr", 0);
+    if (!(Number.isSafeInteger(this.steps) && this.steps >= 0)) {
+      throw new ArgumentError(
+        `steps is ${this.steps}, expected an integer >= 0`,
+      );
+    }
   }
 
   /**
@@ -119,19 +142,14 @@ export abstract class Optimizer {
    * @throws {ShapeError | DTypeError | DeviceError | DisposedError} if one does not fit.
    */
   step(grads: readonly Tensor[], options: StepOptions = {}): void {
-    checkNumber(this.lr, "lr", 0);
-    if (!(Number.isSafeInteger(this.steps) && this.steps >= 0)) {
-      throw new ArgumentError(
-        `steps is ${this.steps}, expected an integer >= 0`,
-      );
-    }
+    this.#checkNumbers();
     const parameters = this.#parameters;
     const table = parameters.tableWith(grads);
     const native = nativeOf(parameters.device);
     let clip: Uint8Array<ArrayBuffer> | null = null;
     if (options.maxNorm !== undefined) {
       this.#clip ??= new GradientClip(
-        Tensor.empty(parameters.device, [], "float64"),
+        outsideCapture(() => Tensor.empty(parameters.device, [], "float64")),
       );
       clip = this.#clip
         .measure(parameters, grads, table, options.maxNorm, options);
@@ -152,7 +170,8 @@ export abstract class Optimizer {
         return { reads: [...tensors, ...grads, norm], writes: tensors };
       },
     );
-    this.steps++;
+    if (capturing === undefined) this.steps++;
+    else capturing.varying.push(this.#numbers);
   }
 
   /** Frees the optimiser's own state; the parameters stay. */

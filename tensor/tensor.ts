@@ -10,6 +10,13 @@ import {
 import type { NativeHandle } from "../ffi/native_handle.ts";
 import { addressFrom } from "../ffi/pointer.ts";
 import {
+  type Capture,
+  capturing,
+  noteUse,
+  refuseCapture,
+  watched,
+} from "./capture.ts";
+import {
   type Device,
   heldOf,
   nativeOf,
@@ -60,6 +67,10 @@ interface Memory {
    * it may refer to the tensor itself.
    */
   readonly keep: object | undefined;
+  /** Recordings that use it. */
+  recordings: number;
+  /** In which it was made. */
+  readonly capture: Capture | undefined;
 }
 
 /** What memory of another library is held by. */
@@ -95,9 +106,24 @@ const registry = new FinalizationRegistry<Block>(free);
 
 /** Memory that a first tensor owns. */
 function own(block: Block, keep?: object): Memory {
-  const memory = { block, owners: 1, origin: 0, shared: false, keep };
+  const memory = {
+    block,
+    owners: 1,
+    recordings: 0,
+    origin: 0,
+    shared: false,
+    keep,
+    capture: capturing,
+  };
   registry.register(memory, block, memory);
   return memory;
+}
+
+/** Frees memory that nobody owns any more. */
+function freeUnowned(memory: Memory): void {
+  if (memory.owners > 0 || memory.recordings > 0) return;
+  registry.unregister(memory);
+  free(memory.block);
 }
 
 /** Whether there is a stream on which others can enqueue what writes to memory. */
@@ -146,6 +172,8 @@ let friend: {
   pointer: (tensor: Tensor) => NonNullable<Deno.PointerValue>;
   origin: (tensor: Tensor) => number;
   setOrigin: (tensor: Tensor, origin: number, isWritten: boolean) => void;
+  note: (capture: Capture, flow: Flow) => void;
+  upload: (tensor: Tensor, data: TensorData) => void;
 };
 
 /**
@@ -186,6 +214,9 @@ export class Tensor {
     friend = {
       listen: (tensor, listener) => {
         tensor.#listener = listener;
+        if (capturing !== undefined) {
+          capturing.listeners.push([tensor, listener]);
+        }
       },
       loan: (tensor) => tensor.#open().block.loan,
       address: (tensor) => {
@@ -207,13 +238,19 @@ export class Tensor {
       setOrigin: (tensor, origin, isWritten) => {
         const memory = tensor.#memory;
         if (memory === undefined) return;
-        // What shares the memory may lie beside what was written.
-        const isAll = memory.owners === 1 ||
-          tensor.byteLength === memory.block.bytes;
-        memory.origin = isWritten && isAll
+        memory.origin = isWritten && tensor.#isAll(memory)
           ? origin
           : originsOf(tensor.device).join(memory.origin, origin);
       },
+      note: (capture, { reads, writes }) => {
+        for (const tensor of reads) if (tensor) capture.reads(tensor.#open());
+        for (const tensor of writes) {
+          if (!tensor) continue;
+          const memory = tensor.#open();
+          capture.writes(memory, tensor.#isAll(memory));
+        }
+      },
+      upload: (tensor, data) => tensor.#upload(data),
     };
   }
 
@@ -231,6 +268,7 @@ export class Tensor {
     this.size = size;
     this.#memory = memory;
     this.#address = address;
+    capturing?.made.push(this);
   }
 
   /**
@@ -378,6 +416,10 @@ export class Tensor {
     shape: Shape,
     dtype: DType = dtypeOf(data),
   ): Tensor {
+    refuseCapture(
+      "device.tensor(array)",
+      "make the tensor before, and write to it with copy_ before each replay",
+    );
     checkArray(data, checkDType(dtype));
     if (shapeSize(shape) !== data.length) {
       throw new ShapeError(
@@ -458,6 +500,11 @@ export class Tensor {
     return friend.pointer(this);
   }
 
+  /** Whether nothing shares the memory that lies beside this. */
+  #isAll(memory: Memory): boolean {
+    return memory.owners === 1 || this.byteLength === memory.block.bytes;
+  }
+
   get #origin(): number {
     const memory = this.#open();
     return memory.shared ? originsOf(this.device).unknown : memory.origin;
@@ -465,6 +512,13 @@ export class Tensor {
 
   #open(): Memory {
     const memory = this.#memory;
+    return memory === undefined || memory.block.native.closed || watched > 0
+      ? this.#lookAt(memory)
+      : memory;
+  }
+
+  /** What is seldom: throws if it cannot be used, and tells a capture that it is. */
+  #lookAt(memory: Memory | undefined): Memory {
     if (memory === undefined || memory.block.native.closed) {
       throw new DisposedError(
         `tensor ${this.dtype}${formatShape(this.shape)} was disposed${
@@ -472,6 +526,7 @@ export class Tensor {
         }`,
       );
     }
+    noteUse(this, memory, freeUnowned);
     return memory;
   }
 
@@ -504,6 +559,7 @@ export class Tensor {
   }
 
   async #download(out: TensorData): Promise<void> {
+    refuseCapture("reading a tensor", "return it, and read step.result");
     const native = nativeOf(this.device);
     const { library, handle } = native;
     const bytes = BigInt(out.byteLength);
@@ -591,6 +647,7 @@ export class Tensor {
         () => ({ reads: [source], writes: [this] }),
       );
     } else {
+      refuseCapture("copy_(array)", "call it before each replay");
       checkArray(source, this.dtype);
       if (source.length !== this.size) {
         throw new ShapeError(
@@ -641,6 +698,7 @@ export class Tensor {
    * ```
    */
   toDLPack(options: DLPackOptions = {}): NonNullable<Deno.PointerValue> {
+    refuseCapture("toDLPack()", "call it outside");
     const { native, address, loan } = this.#open().block;
     if (loan !== undefined) {
       throw new ArgumentError(
@@ -667,9 +725,8 @@ export class Tensor {
     const memory = this.#memory;
     if (memory === undefined) return;
     this.#memory = undefined;
-    if (--memory.owners > 0) return;
-    registry.unregister(memory);
-    free(memory.block);
+    memory.owners--;
+    freeUnowned(memory);
   }
 
   /** The same as disposing. */
@@ -851,6 +908,11 @@ export function setOrigin(
   }
 }
 
+/** Notes what a call of a capture that is no call of checkTraced() reads and writes. */
+export function noteFlow(flow: Flow): void {
+  if (capturing !== undefined) friend.note(capturing, flow);
+}
+
 /**
  * Throws the error of a call's status, and keeps the origin of what it has
  * written: that of all it has read. (`flow` is asked once there are collectives.)
@@ -860,7 +922,9 @@ export function checkTraced(
   status: number,
   flow: () => Flow,
 ): void {
-  if (originsOf(device).latest > 0) {
+  if (capturing !== undefined) {
+    friend.note(capturing, flow());
+  } else if (originsOf(device).latest > 0) {
     const { reads, writes } = flow();
     setOrigin(writes, originOf(device, reads), status === 0);
   }
@@ -875,4 +939,14 @@ export function addressOf(tensor: Tensor): bigint {
 /** A tensor on a part of another's memory: its elements from so many bytes on. */
 export function partOf(tensor: Tensor, shape: Shape, offset: number): Tensor {
   return friend.part(tensor, shape, offset);
+}
+
+/** A tensor of numbers that are the same each time that a step is made. */
+export function constant(
+  device: Device,
+  data: Float64Array<ArrayBuffer>,
+): Tensor {
+  const tensor = Tensor.empty(device, [data.length], "float64");
+  friend.upload(tensor, data);
+  return tensor;
 }

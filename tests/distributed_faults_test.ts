@@ -112,7 +112,7 @@ Deno.test("ProcessGroup.init() names, on every replica, those that never came", 
   }
 });
 
-for (const scenario of ["sizes", "shares", "operations"]) {
+for (const scenario of ["sizes", "shares", "operations", "replays"]) {
   Deno.test(`ProcessGroup.allReduce() throws when replicas disagree on ${scenario}`, async () => {
     const timeout = 1_000;
     const outcomes = await run(scenario, { timeout });
@@ -157,27 +157,27 @@ Deno.test("in debug mode replicas that agree get the same as without", async () 
   }
 });
 
-for (const scenario of ["stopBefore", "stopInside"]) {
+for (const scenario of ["stopBefore", "stopInside", "stopReplay"]) {
   Deno.test(`a collective names the rank that hangs (${scenario})`, async () => {
     const timeout = 1_500;
     const outcomes = await run(scenario, { worldSize: 3, timeout, lost: [1] });
     for (const rank of [0, 2]) {
       assertMatch(
         assertEnded(outcomes[rank]!, timeout),
-        /CollectiveError.*all_reduce sum of 1 tensor.*(1500 ms).*rank 1 does not answer/,
+        /CollectiveError.*all_reduce (?:sum|avg) of 1 tensor.*(1500 ms).*rank 1 does not answer/,
       );
     }
   });
 }
 
-for (const scenario of ["killBefore", "killInside"]) {
+for (const scenario of ["killBefore", "killInside", "killReplay"]) {
   Deno.test(`a collective names the rank that died (${scenario})`, async () => {
     const timeout = 10_000;
     const outcomes = await run(scenario, { worldSize: 3, timeout });
     for (const rank of [0, 2]) {
       assertMatch(
         assertEnded(outcomes[rank]!, 0),
-        /CollectiveError.*all_reduce sum of 1 tensor.*timeout 10000 ms: no connection any more to rank \d[\d, ]*; .*rank 1 has ended/,
+        /CollectiveError.*all_reduce (?:sum|avg) of 1 tensor.*timeout 10000 ms: no connection any more to rank \d[\d, ]*; .*rank 1 has ended/,
       );
     }
   });
@@ -205,6 +205,12 @@ Deno.test("collectives and groups that would overlap are refused, and the job go
   for (const { code, stdout, stderr } of await run("overlap")) {
     assertEquals(code, 0, stdout + stderr);
     assertStringIncludes(stdout, "passed");
+  }
+});
+
+Deno.test("a recorded step takes part in the order of its group's collectives, and ends with it", async () => {
+  for (const outcome of await run("withoutGroup")) {
+    assertMatch(assertEnded(outcome, 10_000), /DisposedError.*ProcessGroup/);
   }
 });
 

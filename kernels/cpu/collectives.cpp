@@ -55,6 +55,7 @@ uint32_t tag_of(const Call& call, uint32_t number) {
 }  // namespace
 
 struct al_group {
+  al_device* device; /* may be closed before */
   int32_t rank, world_size;
   int64_t timeout_ms;
   bool debug;
@@ -289,6 +290,7 @@ al_status al_group_open(al_device* device, int32_t rank, int32_t world_size,
   return al_guard([&]() -> al_status {
     try {
       auto opened = std::make_unique<al_group>();
+      opened->device = device;
       opened->rank = rank;
       opened->world_size = world_size;
       opened->timeout_ms = timeout_ms;
@@ -347,6 +349,8 @@ al_status al_group_close(al_group* group) {
 al_status al_all_reduce(al_group* group, int32_t dtype, int32_t op,
                         int32_t count, void* const* buffers,
                         const int64_t* sizes, double* origin) {
+  AL_RECORD(group->device, al_all_reduce, group, dtype, op, count,
+            copies(buffers, count), copies(sizes, count), Origin());
   if (op < AL_SUM || op > AL_MIN)
     return al_fail(AL_INVALID_ARGUMENT, "there is no reduction %d", op);
   if (dtype < AL_FLOAT32 || dtype > AL_INT64)
@@ -384,6 +388,7 @@ al_status al_all_reduce(al_group* group, int32_t dtype, int32_t op,
 
 al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
                        int32_t root, double* origin) {
+  AL_RECORD(group->device, al_broadcast, group, buffer, bytes, root, Origin());
   if (root < 0 || root >= group->world_size || bytes < 0)
     return al_fail(AL_INVALID_ARGUMENT,
                    "broadcast of %lld bytes from rank %d of %d",
@@ -405,6 +410,8 @@ al_status al_broadcast(al_group* group, void* buffer, int64_t bytes,
 al_status al_count_all_reduce(al_group* group, int32_t n, const double* counts,
                               const double* device_counts, double* origin,
                               int64_t* ticket) {
+  AL_RECORD(group->device, al_count_all_reduce, group, n, copies(counts, n),
+            device_counts, Origin(), NewTicket{group, ticket});
   if (n < 0) return al_fail(AL_INVALID_ARGUMENT, "%d counts to reduce", n);
   return al_guard([&] {
     const double* mine = counts ? counts : device_counts;
@@ -418,10 +425,12 @@ al_status al_count_all_reduce(al_group* group, int32_t n, const double* counts,
   });
 }
 
-al_status al_count_totals(al_device*, al_group* group, int64_t ticket,
+al_status al_count_totals(al_device* device, al_group* group, int64_t ticket,
                           int32_t n, const double* device_counts,
                           double minimum, const al_divisor* divisors,
                           double* totals, double* factors) {
+  AL_RECORD(device, al_count_totals, device, group, Ticket{group, ticket}, n,
+            device_counts, minimum, copies(divisors, n), totals, factors);
   return al_guard([&]() -> al_status {
     std::vector<double> sums;
     if (group) {

@@ -9,7 +9,6 @@
 
 #include "free_memory.h"
 #include "parallel.h"
-#include "shared/block_cache.h"
 #include "shared/dlpack.h"
 #include "shared/status.h"
 #include "stream.h"
@@ -98,6 +97,10 @@ al_status al_device_stream(al_device*, void** stream) {
   return AL_OK;
 }
 
+al_recording*& atomloss::recording_on(al_device* device) {
+  return device->recording;
+}
+
 atomloss::Lender atomloss::lender(al_device* device) {
   return {
       device->blocks, {kDLCPU, 0}, [](void* block, int32_t) { free(block); }};
@@ -153,8 +156,9 @@ al_status al_free(al_device* device, void* memory) {
   });
 }
 
-al_status al_copy(al_device*, void* destination, const void* source,
+al_status al_copy(al_device* device, void* destination, const void* source,
                   int64_t bytes) {
+  AL_RECORD(device, al_copy, device, destination, source, bytes);
   const bool stream = bytes >= atomloss::kStreamBytes;
   atomloss::for_blocks(
       bytes, kCopyBlock, bytes / 4, [&](int64_t, int64_t begin, int64_t end) {
@@ -172,6 +176,8 @@ al_status al_copy(al_device*, void* destination, const void* source,
 
 al_status al_upload(al_device* device, void* memory, const void* host,
                     int64_t bytes) {
+  AL_RECORD(device, al_upload, device, memory,
+            atomloss::copies(static_cast<const char*>(host), bytes), bytes);
   return al_copy(device, memory, host, bytes);
 }
 
@@ -188,7 +194,8 @@ al_status al_download_wait(al_device*, int64_t ticket, void*, int64_t, double) {
                  static_cast<long long>(ticket));
 }
 
-al_status al_zero(al_device*, void* memory, int64_t bytes) {
+al_status al_zero(al_device* device, void* memory, int64_t bytes) {
+  AL_RECORD(device, al_zero, device, memory, bytes);
   if (bytes == 0) return AL_OK;  // memset wants memory even so
   memset(memory, 0, static_cast<size_t>(bytes));
   return AL_OK;

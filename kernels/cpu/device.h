@@ -8,6 +8,7 @@
 
 #include "shared/block_cache.h"
 #include "shared/collective_log.h"
+#include "shared/recording.h"
 
 struct al_device {
   /** More than this many freed bytes go back to the system. */
@@ -19,6 +20,7 @@ struct al_device {
   /** Shared with its groups, which may as well. */
   const std::shared_ptr<atomloss::CollectiveLog> collectives =
       std::make_shared<atomloss::CollectiveLog>();
+  al_recording* recording = nullptr; /* that is under way */
 
   void release_kept() {
     for (void* block : blocks->drain()) free(block);

@@ -7,16 +7,20 @@
 #include <cstring>
 #include <vector>
 
+#include "cpu/device.h"
 #include "cpu/loss_kernels.h"
 #include "shared/loss_table.h"
 
 using namespace atomloss;
 
-al_status al_loss_forward(al_device*, int32_t loss, int32_t dtype,
+al_status al_loss_forward(al_device* device, int32_t loss, int32_t dtype,
                           const void* pred, const void* target,
                           const void* natoms, int32_t natoms_dtype,
                           int64_t rows, int64_t cols, const double* parameters,
                           void* out) {
+  AL_RECORD(device, al_loss_forward, device, loss, dtype, pred, target, natoms,
+            natoms_dtype, rows, cols, copies(parameters, AL_MAX_PARAMETERS),
+            out);
   const Input in = {dtype,        pred, target, natoms,
                     natoms_dtype, rows, cols,   parameters};
   return al_guard([&]() -> al_status {
@@ -27,11 +31,14 @@ al_status al_loss_forward(al_device*, int32_t loss, int32_t dtype,
   });
 }
 
-al_status al_loss_backward(al_device*, int32_t loss, int32_t dtype,
+al_status al_loss_backward(al_device* device, int32_t loss, int32_t dtype,
                            const void* pred, const void* target,
                            const void* natoms, int32_t natoms_dtype,
                            int64_t rows, int64_t cols, const double* parameters,
                            const void* grad_output, void* grad) {
+  AL_RECORD(device, al_loss_backward, device, loss, dtype, pred, target, natoms,
+            natoms_dtype, rows, cols, copies(parameters, AL_MAX_PARAMETERS),
+            grad_output, grad);
   const Input in = {dtype,        pred, target, natoms,
                     natoms_dtype, rows, cols,   parameters};
   return al_guard([&]() -> al_status {
@@ -42,9 +49,10 @@ al_status al_loss_backward(al_device*, int32_t loss, int32_t dtype,
   });
 }
 
-al_status al_sum(al_device*, int32_t dtype, const void* x, int64_t n,
+al_status al_sum(al_device* device, int32_t dtype, const void* x, int64_t n,
                  double coefficient, const double* factor,
                  al_loss_result* result) {
+  AL_RECORD(device, al_sum, device, dtype, x, n, coefficient, factor, result);
   return al_guard([&] {
     return with_float_type(dtype, [&](auto type) {
       using S = typename decltype(type)::type;
@@ -64,8 +72,9 @@ al_status al_sum(al_device*, int32_t dtype, const void* x, int64_t n,
   });
 }
 
-al_status al_fill(al_device*, int32_t dtype, void* out, int64_t n,
+al_status al_fill(al_device* device, int32_t dtype, void* out, int64_t n,
                   double coefficient, const double* factor) {
+  AL_RECORD(device, al_fill, device, dtype, out, n, coefficient, factor);
   return with_float_type(dtype, [&](auto type) {
     using S = typename decltype(type)::type;
     const S value =
@@ -78,8 +87,9 @@ al_status al_fill(al_device*, int32_t dtype, void* out, int64_t n,
   });
 }
 
-al_status al_nan_to_num(al_device*, int32_t dtype, const void* x, int64_t n,
-                        void* out, int64_t* nonfinite) {
+al_status al_nan_to_num(al_device* device, int32_t dtype, const void* x,
+                        int64_t n, void* out, int64_t* nonfinite) {
+  AL_RECORD(device, al_nan_to_num, device, dtype, x, n, out, nonfinite);
   return with_float_type(dtype, [&](auto type) {
     using S = typename decltype(type)::type;
     const S* from = static_cast<const S*>(x);
@@ -95,8 +105,9 @@ al_status al_nan_to_num(al_device*, int32_t dtype, const void* x, int64_t n,
   });
 }
 
-al_status al_zero_nonfinite(al_device*, int32_t dtype, const void* x, int64_t n,
-                            void* grad) {
+al_status al_zero_nonfinite(al_device* device, int32_t dtype, const void* x,
+                            int64_t n, void* grad) {
+  AL_RECORD(device, al_zero_nonfinite, device, dtype, x, n, grad);
   return with_float_type(dtype, [&](auto type) {
     using S = typename decltype(type)::type;
     const S* from = static_cast<const S*>(x);

@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "cpu/device.h"
 #include "shared/dispatch.h"
 #include "shared/half.h"
 #include "shared/matmul_sides.h"
@@ -77,9 +78,11 @@ void multiply(const Problem& p, const S* a, const S* b, S* c, bool accumulate) {
 
 }  // namespace
 
-al_status al_matmul(al_device*, int32_t dtype, int32_t transpose_a,
+al_status al_matmul(al_device* device, int32_t dtype, int32_t transpose_a,
                     int32_t transpose_b, int64_t m, int64_t n, int64_t k,
                     const void* a, const void* b, void* c, int32_t accumulate) {
+  AL_RECORD(device, al_matmul, device, dtype, transpose_a, transpose_b, m, n, k,
+            a, b, c, accumulate);
   if (m > INT_MAX || n > INT_MAX || k > INT_MAX)
     return al_fail(AL_INVALID_ARGUMENT,
                    "a side of the matrix product exceeds %d: m %lld, n %lld, "

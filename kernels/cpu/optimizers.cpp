@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "cpu/device.h"
 #include "optimizer_ops.h"
 #include "parallel.h"
 #include "shared/dispatch.h"
@@ -157,9 +158,11 @@ double partial_norm(const Norm norm, const S* grad, int64_t begin,
 
 using namespace atomloss;
 
-al_status al_grad_norm(al_device*, int32_t count,
+al_status al_grad_norm(al_device* device, int32_t count,
                        const al_parameter* parameters, double p,
                        al_loss_result* result) {
+  AL_RECORD(device, al_grad_norm, device, count, copies(parameters, count), p,
+            result);
   return al_guard([&]() -> al_status {
     const Norm norm = {p};
     const Blocks blocks(count, parameters);
@@ -180,19 +183,24 @@ al_status al_grad_norm(al_device*, int32_t count,
   });
 }
 
-al_status al_clip_grads(al_device*, int32_t count,
+al_status al_clip_grads(al_device* device, int32_t count,
                         const al_parameter* parameters, const al_clip* clip) {
+  AL_RECORD(device, al_clip_grads, device, count, copies(parameters, count),
+            copies(clip, 1));
   return al_guard([&] {
     const auto grads = gradients(count, parameters);
     return step(count, grads.data(), ClipInPlace(), clip);
   });
 }
 
-al_status al_adam_step(al_device*, int32_t count,
+al_status al_adam_step(al_device* device, int32_t count,
                        const al_parameter* parameters, int64_t step_number,
                        double lr, double beta1, double beta2, double eps,
                        double weight_decay, int32_t decoupled, int32_t amsgrad,
                        const al_clip* clip) {
+  AL_RECORD(device, al_adam_step, device, count, copies(parameters, count),
+            number(step_number), number(lr), beta1, beta2, eps, weight_decay,
+            decoupled, amsgrad, copies(clip, 1));
   return al_guard([&] {
     const AdamNumbers numbers(step_number, lr, beta1, beta2, eps, weight_decay,
                               decoupled != 0);
@@ -201,10 +209,13 @@ al_status al_adam_step(al_device*, int32_t count,
   });
 }
 
-al_status al_sgd_step(al_device*, int32_t count, const al_parameter* parameters,
-                      int64_t step_number, double lr, double momentum,
-                      double weight_decay, int32_t nesterov,
-                      const al_clip* clip) {
+al_status al_sgd_step(al_device* device, int32_t count,
+                      const al_parameter* parameters, int64_t step_number,
+                      double lr, double momentum, double weight_decay,
+                      int32_t nesterov, const al_clip* clip) {
+  AL_RECORD(device, al_sgd_step, device, count, copies(parameters, count),
+            number(step_number), number(lr), momentum, weight_decay, nesterov,
+            copies(clip, 1));
   return al_guard([&] {
     const SGDNumbers numbers = {lr, momentum, weight_decay, step_number == 1,
                                 nesterov != 0};
@@ -213,8 +224,10 @@ al_status al_sgd_step(al_device*, int32_t count, const al_parameter* parameters,
   });
 }
 
-al_status al_average_update(al_device*, int32_t count,
+al_status al_average_update(al_device* device, int32_t count,
                             const al_parameter* parameters, double weight) {
+  AL_RECORD(device, al_average_update, device, count, copies(parameters, count),
+            number(weight));
   return al_guard([&] { return step(count, parameters, Average{weight}); });
 }
 

@@ -2,6 +2,7 @@
 #include <limits>
 #include <vector>
 
+#include "cpu/device.h"
 #include "cpu/loss_kernels.h"
 #include "shared/loss_table.h"
 
@@ -43,8 +44,9 @@ Remarks first_remarks(const al_loss_task& task) {
 
 using namespace atomloss;
 
-al_status al_loss_reduce(al_device*, int32_t count, const al_loss_task* tasks,
-                         al_loss_result* total) {
+al_status al_loss_reduce(al_device* device, int32_t count,
+                         const al_loss_task* tasks, al_loss_result* total) {
+  AL_RECORD(device, al_loss_reduce, device, count, copies(tasks, count), total);
   if (count < 0) return al_fail(AL_INVALID_ARGUMENT, "%d tasks", count);
   return al_guard([&]() -> al_status {
     std::vector<Plan> plans(static_cast<size_t>(count));

@@ -165,6 +165,10 @@ al_status al_device_stream(al_device* device, void** stream) {
   return AL_OK;
 }
 
+al_recording*& atomloss::recording_on(al_device* device) {
+  return device->recording;
+}
+
 atomloss::Lender atomloss::lender(al_device* device) {
   return {device->blocks, {kDLCUDA, device->ordinal}, release_exported};
 }
@@ -250,6 +254,8 @@ al_status al_free(al_device* device, void* memory) {
 
 al_status al_upload(al_device* device, void* memory, const void* host,
                     int64_t bytes) {
+  AL_RECORD(device, al_upload, device, memory,
+            atomloss::copies(static_cast<const char*>(host), bytes), bytes);
   return al_guard([&]() -> al_status {
     const CurrentDevice current(device->ordinal);
     device->uploads.upload(memory, host, bytes);
@@ -281,6 +287,7 @@ al_status al_download_wait(al_device* device, int64_t ticket, void* host,
 }
 
 al_status al_zero(al_device* device, void* memory, int64_t bytes) {
+  AL_RECORD(device, al_zero, device, memory, bytes);
   return al_guard([&]() -> al_status {
     const CurrentDevice current(device->ordinal);
     AL_CHECK(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes),
@@ -291,6 +298,7 @@ al_status al_zero(al_device* device, void* memory, int64_t bytes) {
 
 al_status al_copy(al_device* device, void* destination, const void* source,
                   int64_t bytes) {
+  AL_RECORD(device, al_copy, device, destination, source, bytes);
   return al_guard([&]() -> al_status {
     const CurrentDevice current(device->ordinal);
     AL_CHECK(cudaMemcpyAsync(destination, source, static_cast<size_t>(bytes),

@@ -19,6 +19,7 @@
 #include "scratch.cuh"
 #include "shared/block_cache.h"
 #include "shared/collective_log.h"
+#include "shared/recording.h"
 #include "uploads.cuh"
 
 namespace atomloss {
@@ -51,6 +52,8 @@ struct al_device {
   const atomloss::DeviceMemory<unsigned> tickets;
   const atomloss::DeviceMemory<unsigned long long> told;
   const atomloss::Scratch scratch; /* of the reduction that is running */
+
+  al_recording* recording = nullptr; /* that is under way */
 
   std::mutex blas_mutex; /* guards what follows, up to the next */
   atomloss::Blas blas;   /* made at the first product */

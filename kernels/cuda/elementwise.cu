@@ -78,6 +78,7 @@ using namespace atomloss;
 al_status al_sum(al_device* device, int32_t dtype, const void* x, int64_t n,
                  double coefficient, const double* factor,
                  al_loss_result* result) {
+  AL_RECORD(device, al_sum, device, dtype, x, n, coefficient, factor, result);
   return al_guard([&] {
     return with_float_type(dtype, [&](auto type) {
       using S = typename decltype(type)::type;
@@ -101,6 +102,7 @@ al_status al_sum(al_device* device, int32_t dtype, const void* x, int64_t n,
 
 al_status al_fill(al_device* device, int32_t dtype, void* out, int64_t n,
                   double coefficient, const double* factor) {
+  AL_RECORD(device, al_fill, device, dtype, out, n, coefficient, factor);
   return al_guard([&] {
     return with_float_type(dtype, [&](auto type) {
       using S = typename decltype(type)::type;
@@ -112,6 +114,7 @@ al_status al_fill(al_device* device, int32_t dtype, void* out, int64_t n,
 
 al_status al_nan_to_num(al_device* device, int32_t dtype, const void* x,
                         int64_t n, void* out, int64_t* nonfinite) {
+  AL_RECORD(device, al_nan_to_num, device, dtype, x, n, out, nonfinite);
   return al_guard([&] {
     const CurrentDevice current(device->ordinal);
     AL_CHECK(cudaMemsetAsync(nonfinite, 0, sizeof *nonfinite, device->compute));
@@ -127,6 +130,7 @@ al_status al_nan_to_num(al_device* device, int32_t dtype, const void* x,
 
 al_status al_zero_nonfinite(al_device* device, int32_t dtype, const void* x,
                             int64_t n, void* grad) {
+  AL_RECORD(device, al_zero_nonfinite, device, dtype, x, n, grad);
   return al_guard([&] {
     return with_float_type(dtype, [&](auto type) {
       using S = typename decltype(type)::type;

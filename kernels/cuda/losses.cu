@@ -115,6 +115,9 @@ al_status al_loss_forward(al_device* device, int32_t loss, int32_t dtype,
                           const void* natoms, int32_t natoms_dtype,
                           int64_t rows, int64_t cols, const double* parameters,
                           void* out) {
+  AL_RECORD(device, al_loss_forward, device, loss, dtype, pred, target, natoms,
+            natoms_dtype, rows, cols, copies(parameters, AL_MAX_PARAMETERS),
+            out);
   return al_guard([&]() -> al_status {
     const al_loss_task task =
         make_task(loss, dtype, pred, target, natoms, natoms_dtype, rows, cols,
@@ -131,6 +134,9 @@ al_status al_loss_backward(al_device* device, int32_t loss, int32_t dtype,
                            const void* natoms, int32_t natoms_dtype,
                            int64_t rows, int64_t cols, const double* parameters,
                            const void* grad_output, void* grad) {
+  AL_RECORD(device, al_loss_backward, device, loss, dtype, pred, target, natoms,
+            natoms_dtype, rows, cols, copies(parameters, AL_MAX_PARAMETERS),
+            grad_output, grad);
   return al_guard([&]() -> al_status {
     const al_loss_task task =
         make_task(loss, dtype, pred, target, natoms, natoms_dtype, rows, cols,
@@ -144,6 +150,7 @@ al_status al_loss_backward(al_device* device, int32_t loss, int32_t dtype,
 
 al_status al_loss_reduce(al_device* device, int32_t count,
                          const al_loss_task* tasks, al_loss_result* total) {
+  AL_RECORD(device, al_loss_reduce, device, count, copies(tasks, count), total);
   if (count < 0 || count > kMaxTasks)
     return al_fail(AL_INVALID_ARGUMENT, "%d tasks, expected at most %d", count,
                    kMaxTasks);

@@ -80,6 +80,8 @@ void multiply(cublasHandle_t handle, const Problem& p, cudaDataType_t type,
 al_status al_matmul(al_device* device, int32_t dtype, int32_t transpose_a,
                     int32_t transpose_b, int64_t m, int64_t n, int64_t k,
                     const void* a, const void* b, void* c, int32_t accumulate) {
+  AL_RECORD(device, al_matmul, device, dtype, transpose_a, transpose_b, m, n, k,
+            a, b, c, accumulate);
   if (const al_status bad = atomloss::check_sides(m, n, k)) return bad;
   if (m == 0 || n == 0) return AL_OK;
   if (k == 0)  // an empty sum

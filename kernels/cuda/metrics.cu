@@ -35,6 +35,9 @@ al_status al_metrics_add(al_device* device, int64_t structures,
                          const al_compared* energy, const al_compared* forces,
                          const al_compared* stress, double energy_threshold,
                          double force_threshold, al_metrics_sums* sums) {
+  AL_RECORD(device, al_metrics_add, device, structures, natoms, natoms_dtype,
+            copies(energy, 1), copies(forces, 1), copies(stress, 1),
+            energy_threshold, force_threshold, sums);
   return al_guard([&]() -> al_status {
     const al_compared energies = or_none(energy), atoms = or_none(forces),
                       stresses = or_none(stress);

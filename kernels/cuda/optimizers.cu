@@ -338,6 +338,8 @@ using namespace atomloss;
 al_status al_grad_norm(al_device* device, int32_t count,
                        const al_parameter* parameters, double p,
                        al_loss_result* norm) {
+  AL_RECORD(device, al_grad_norm, device, count, copies(parameters, count), p,
+            norm);
   return al_guard([&]() -> al_status {
     const CurrentDevice current(device->ordinal);
     const Launch launch(device, count, parameters, kNormBlocks);
@@ -351,6 +353,8 @@ al_status al_grad_norm(al_device* device, int32_t count,
 
 al_status al_clip_grads(al_device* device, int32_t count,
                         const al_parameter* parameters, const al_clip* clip) {
+  AL_RECORD(device, al_clip_grads, device, count, copies(parameters, count),
+            copies(clip, 1));
   return al_guard([&] {
     const auto grads = gradients(count, parameters);
     return run(device, count, grads.data(), ClipInPlace(), clip);
@@ -362,6 +366,9 @@ al_status al_adam_step(al_device* device, int32_t count,
                        double lr, double beta1, double beta2, double eps,
                        double weight_decay, int32_t decoupled, int32_t amsgrad,
                        const al_clip* clip) {
+  AL_RECORD(device, al_adam_step, device, count, copies(parameters, count),
+            number(step_number), number(lr), beta1, beta2, eps, weight_decay,
+            decoupled, amsgrad, copies(clip, 1));
   return al_guard([&] {
     const AdamNumbers numbers(step_number, lr, beta1, beta2, eps, weight_decay,
                               decoupled != 0);
@@ -374,6 +381,9 @@ al_status al_sgd_step(al_device* device, int32_t count,
                       const al_parameter* parameters, int64_t step_number,
                       double lr, double momentum, double weight_decay,
                       int32_t nesterov, const al_clip* clip) {
+  AL_RECORD(device, al_sgd_step, device, count, copies(parameters, count),
+            number(step_number), number(lr), momentum, weight_decay, nesterov,
+            copies(clip, 1));
   return al_guard([&] {
     const SGDNumbers numbers = {lr, momentum, weight_decay, step_number == 1,
                                 nesterov != 0};
@@ -385,6 +395,8 @@ al_status al_sgd_step(al_device* device, int32_t count,
 
 al_status al_average_update(al_device* device, int32_t count,
                             const al_parameter* parameters, double weight) {
+  AL_RECORD(device, al_average_update, device, count, copies(parameters, count),
+            number(weight));
   return al_guard(
       [&] { return run(device, count, parameters, Average{weight}); });
 }

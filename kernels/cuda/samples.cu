@@ -58,6 +58,8 @@ using namespace atomloss;
 
 al_status al_count_samples(al_device* device, int32_t count,
                            const al_loss_task* tasks, double* counts) {
+  AL_RECORD(device, al_count_samples, device, count, copies(tasks, count),
+            counts);
   if (count < 0 || count > kMaxTasks)
     return al_fail(AL_INVALID_ARGUMENT, "%d tasks, expected at most %d", count,
                    kMaxTasks);

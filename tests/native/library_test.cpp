@@ -32,5 +32,6 @@ int main() {
   test_mesh();
   test_collectives();
   test_collectives_that_fail();
+  test_recording();
   return report();
 }

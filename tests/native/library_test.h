@@ -19,6 +19,7 @@ void test_threads();
 void test_mesh();
 void test_collectives();
 void test_collectives_that_fail();
+void test_recording();
 
 }  // namespace native
 
