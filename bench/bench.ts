@@ -10,6 +10,7 @@
 import { parseArgs } from "@std/cli/parse-args";
 import { DDPLoss, Device } from "../mod.ts";
 import { lossTable } from "./losses.ts";
+import { optionTable } from "./options.ts";
 import { optimizerTable } from "./optimizers.ts";
 import { machine, writeSection } from "./results.ts";
 import { stepTable } from "./step.ts";
@@ -49,6 +50,7 @@ const text = [
   `A call with no atoms takes ${(await timeNothing(device)).toFixed(2)} µs.`,
   await lossTable(device, peer),
   await stepTable(device, peer),
+  await optionTable(device),
   await optimizerTable(device, peer),
 ].join("\n\n");
 await writeSection(device.type, text);
