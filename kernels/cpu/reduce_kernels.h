@@ -63,6 +63,15 @@ const compute_t<S>* read_tile(const S* from, int n, compute_t<S>* buffer) {
   }
 }
 
+/** Stores n values. */
+template <class S>
+void store_tile(const compute_t<S>* from, int n, S* to) {
+  if constexpr (std::is_same_v<S, compute_t<S>>)
+    memcpy(to, from, n * sizeof(S));
+  else
+    store_block(from, n, to);
+}
+
 /**
  * natoms of the rows of n elements, where the loss reads them: NaN where there
  * is none, so that the sum is not finite and the slow path sees it.
@@ -137,8 +146,12 @@ void read_row_weights(const Entries<S>& entries, int64_t row, int rows,
   const al_loss_task& task = entries.task;
   std::fill_n(weights, rows, T(1));
   multiply_rows(task.weights, row, rows, weights);
-  if (task.structure_weights || task.groups)
-    for (int i = 0; i < rows; ++i) weights[i] *= entries.row_factor(row + i);
+  if (task.structure_weights) {
+    const T* of = static_cast<const T*>(task.structure_weights) + row;
+    for (int i = 0; i < rows; ++i) weights[i] *= of[i];
+  }
+  if (task.groups)
+    for (int i = 0; i < rows; ++i) weights[i] *= entries.group_factor(row + i);
   if (task.mask.values == nullptr || !is_by_row(task.mask)) return;
   const auto* mask = static_cast<const uint8_t*>(task.mask.values) + row;
   for (int i = 0; i < rows; ++i) weights[i] = mask[i] ? weights[i] : T(0);
@@ -165,16 +178,17 @@ void read_element_weights(const Entries<S>& entries, const compute_t<S>* target,
     weights[i] = is_nan(target[i]) ? T(0) : weights[i];
 }
 
-/** Weights of rows of three that are an entry each. */
-template <class S>
-void read_force_weights(const Entries<S>& entries, const compute_t<S>* target,
+/** Weights of rows that are an entry each. kCols: their columns, as a constant.
+ */
+template <int kCols, class S>
+void read_entry_weights(const Entries<S>& entries, const compute_t<S>* target,
                         int64_t row, int rows, compute_t<S>* weights) {
   using T = compute_t<S>;
   read_row_weights(entries, row, rows, weights);
   if (entries.task.targets != AL_TARGETS_LABELS) return;
   for (int i = 0; i < rows; ++i) {
-    const T x = target[3 * i], y = target[3 * i + 1], z = target[3 * i + 2];
-    const bool missing = is_nan(x) | is_nan(y) | is_nan(z);
+    bool missing = false;
+    for (int j = 0; j < kCols; ++j) missing |= is_nan(target[kCols * i + j]);
     weights[i] = missing ? T(0) : weights[i];
   }
 }
@@ -186,14 +200,17 @@ void read_scales(const al_loss_task& task, int64_t element, int n,
   using T = compute_t<S>;
   const int64_t cols = task.cols, first = element / cols;
   const int rows = static_cast<int>((element + n - 1) / cols - first) + 1;
-  alignas(64) T of_rows[kTile];
+  alignas(64) T of_rows[kTile], entries[kTile];
+  const T* counts = weights;
+  if constexpr (Loss::kind == AL_PER_ROW) {
+    expand_rows(weights, cols, element, n, entries);
+    counts = entries;
+  }
   std::fill_n(of_rows, rows, T(1));
   multiply_rows(task.scale, first, rows, of_rows);
   expand_rows(of_rows, cols, element, n, scales);
   multiply_elements(task.scale, cols, element, n, scales);
-  constexpr int kOf = Loss::kind == AL_PER_ROW ? 3 : 1;
-  for (int i = 0; i < n; ++i)
-    scales[i] = weights[i / kOf] != T(0) ? scales[i] : T(1);
+  for (int i = 0; i < n; ++i) scales[i] = counts[i] != T(0) ? scales[i] : T(1);
 }
 
 /**
@@ -302,7 +319,7 @@ Partial run_tiles(const Plan& plan, int64_t begin, int64_t end) {
     const T* t = read_tile(target + at, n, t_buffer);
     if constexpr (kWeighted) {
       if (Loss::kind == AL_PER_ROW)
-        read_force_weights(entries, t, at / 3, n / 3, weights);
+        read_entry_weights<3>(entries, t, at / 3, n / 3, weights);
       else
         read_element_weights(entries, t, at, n, weights);
     }
@@ -425,6 +442,63 @@ Partial run_rows(const Plan& plan, int64_t begin, int64_t end) {
   return all;
 }
 
+/**
+ * Rows [begin, end) of kCols each, tile by tile, of a loss that needs more of a
+ * row than the length of its error.
+ */
+template <class Loss, int kCols, class S>
+Partial run_row_tiles(const Plan& plan, int64_t begin, int64_t end) {
+  using T = compute_t<S>;
+  constexpr int kRows = kTile / kCols;
+  const al_loss_task& task = *plan.task;
+  const Entries<S> entries = {task};
+  const bool weighted = is_weighted(task);
+  const T factor = static_cast<T>(plan.factor);
+  const Parameters<T> c(task.parameters);
+  alignas(64) double lanes[kRows] = {};
+  alignas(64) T p_buffer[kTile], t_buffer[kTile], weights[kRows], g[kTile];
+  std::fill_n(weights, kRows, T(1));
+  for (int64_t row = begin; row < end; row += kRows) {
+    const int rows = static_cast<int>(std::min<int64_t>(kRows, end - row));
+    const int n = rows * kCols;
+    const int64_t at = row * kCols;
+    const T* p = read_tile(static_cast<const S*>(task.pred) + at, n, p_buffer);
+    const T* t =
+        read_tile(static_cast<const S*>(task.target) + at, n, t_buffer);
+    if (weighted) read_entry_weights<kCols>(entries, t, row, rows, weights);
+#pragma omp simd
+    for (int i = 0; i < rows; ++i) {
+      typename Loss::template Row<T> sums;
+      T mark = 0;
+#pragma GCC unroll 16
+      for (int j = 0; j < kCols; ++j) {
+        sums.add(j, p[kCols * i + j], t[kCols * i + j]);
+        mark += p[kCols * i + j] - t[kCols * i + j];
+      }
+      const T w = weights[i];
+      const double entry = marked(w * sums.value(c), mark);
+      lanes[i] += w != T(0) ? entry : 0.0;
+      sums.differentiate(c, factor * w);
+#pragma GCC unroll 16
+      for (int j = 0; j < kCols; ++j) {
+        const T slope = sums.grad(j, p[kCols * i + j], t[kCols * i + j]);
+        g[kCols * i + j] = w != T(0) ? slope : T(0);
+      }
+    }
+    if (task.grad) store_tile(g, n, static_cast<S*>(task.grad) + at);
+  }
+  double sum = 0;
+  for (const double lane : lanes) sum += lane;
+  return {sum, {}};
+}
+
+/** A block of rows: by tiles, and again one by one if its sum is not finite. */
+template <class Loss, int kCols, class S>
+Partial run_row_block(const Plan& plan, int64_t begin, int64_t end) {
+  const Partial fast = run_row_tiles<Loss, kCols, S>(plan, begin, end);
+  return std::isfinite(fast.sum) ? fast : run_rows<Loss, S>(plan, begin, end);
+}
+
 /** A block: by tiles, and again one by one if its sum is not finite. */
 template <class Loss, bool kGrad, bool kWeighted, class S>
 Partial run_block(const Plan& plan, int64_t begin, int64_t end) {
@@ -464,6 +538,12 @@ void choose(Plan& plan) {
       plan.block_items =
           std::max<int64_t>(1, kBlock / std::max<int64_t>(1, task.cols));
       plan.run = run_rows<Loss, S>;
+      // Of columns, and of what forces have: those there are most of.
+      constexpr int kCols = Loss::columns > 0 ? Loss::columns : 3;
+      if constexpr (!Loss::of_squares && kCols <= kTile) {
+        if (task.cols == kCols && !task.scale.values)
+          plan.run = run_row_block<Loss, kCols, S>;
+      }
       return;
     }
   }

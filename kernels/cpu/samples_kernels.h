@@ -17,28 +17,133 @@ constexpr int64_t kStructures = 16;
 
 /* ---- entries -------------------------------------------------------------*/
 
+/** Rows that go through the vector loops at a time. */
+constexpr int kRows = 192;
+
+/** Groups of which each thread may have several sums at hand. */
+constexpr int kFewGroups = 64;
+
+/** Sums of a group that take turns: one would wait for itself. */
+constexpr int kTurns = 4;
+
+/** f(groups) with the integers as they are stored. */
+template <class F>
+void with_groups(const al_loss_task& task, F&& f) {
+  if (task.groups_dtype == AL_INT64)
+    f(static_cast<const int64_t*>(task.groups));
+  else
+    f(static_cast<const int32_t*>(task.groups));
+}
+
+/** f(columns) with a constant for the columns of forces. */
+template <class F>
+void with_columns(int64_t cols, F&& f) {
+  if (cols == 3)
+    f(std::integral_constant<int64_t, 3>());
+  else
+    f(cols);
+}
+
+/** on[i] = 0 where a row has not the labels of columns [first, end). */
+template <class S>
+AL_HD void drop_missing(const S* target, int64_t cols, int rows, int64_t first,
+                        int64_t end, compute_t<S>* on) {
+  using T = compute_t<S>;
+  for (int i = 0; i < rows; ++i) {
+    bool missing = false;
+    for (int64_t j = first; j < end; ++j)
+      missing |= is_nan(T(load(target[i * cols + j])));
+    on[i] = missing ? T(0) : on[i];
+  }
+}
+
+/** f(stride) with a constant for numbers one behind the other. */
+template <class F>
+void with_stride(int64_t stride, F&& f) {
+  if (stride == 1)
+    f(std::integral_constant<int64_t, 1>());
+  else
+    f(stride);
+}
+
+/**
+ * samples[i] = the weight of the entry in column col of row + i, or of that
+ * whole row where it is one entry; 1 where entries are counted, 0 for one that
+ * does not count.
+ */
+template <class Loss, class S>
+void read_samples(const al_loss_task& task, int64_t row, int rows, int64_t col,
+                  compute_t<S>* samples) {
+  using T = compute_t<S>;
+  constexpr bool kPerRow = Loss::kind == AL_PER_ROW;
+  std::fill_n(samples, rows, T(1));
+  const al_spread& weights = task.weights;
+  if (task.samples == AL_WEIGHTS && weights.values) {
+    const T* const of =
+        weights.by_row
+            ? static_cast<const T*>(weights.by_row) + row
+            : static_cast<const T*>(weights.values) + place(weights, row, col);
+    with_stride(weights.by_row ? 1 : weights.row_stride, [&](auto stride) {
+      // The fused pass tells of those that are not finite.
+      for (int i = 0; i < rows; ++i) {
+        const T weight = of[i * stride];
+        samples[i] = is_finite(weight, Dtype<T>::largest) ? weight : T(0);
+      }
+    });
+  }
+  if (task.mask.values) {
+    const auto* const mask = static_cast<const uint8_t*>(task.mask.values) +
+                             place(task.mask, row, col);
+    with_stride(task.mask.row_stride, [&](auto stride) {
+      for (int i = 0; i < rows; ++i)
+        samples[i] = mask[i * stride] ? samples[i] : T(0);
+    });
+  }
+  if (task.targets == AL_TARGETS_LABELS)
+    with_columns(task.cols, [&](auto cols) {
+      drop_missing(static_cast<const S*>(task.target) + row * cols, cols, rows,
+                   kPerRow ? 0 : col, kPerRow ? cols : col + 1, samples);
+    });
+}
+
+/** Adds the samples of some rows to those of their groups, in a fixed order. */
+template <class T>
+void add_samples(const al_loss_task& task, int64_t row, int rows,
+                 const T* samples, double* lanes, double* counts) {
+  if (!task.groups) {
+    for (int i = 0; i < rows; ++i) lanes[i] += static_cast<double>(samples[i]);
+    return;
+  }
+  with_groups(task, [&](const auto* groups) {
+    if (task.group_count <= kFewGroups)
+      for (int i = 0; i < rows; ++i)
+        lanes[i % kTurns * kFewGroups + groups[row + i]] +=
+            static_cast<double>(samples[i]);
+    else
+      for (int i = 0; i < rows; ++i)
+        counts[groups[row + i]] += static_cast<double>(samples[i]);
+  });
+}
+
 /** The samples of rows [begin, end), added to those of their groups. */
 template <class Loss, class S>
 void count_rows(const al_loss_task& task, int64_t begin, int64_t end,
                 double* counts) {
-  const Entries<S> entries = {task};
-  const Integers groups = groups_of(task);
-  const bool weights = task.samples == AL_WEIGHTS;
-  int64_t told = 0;  // by the fused pass
-  for (int64_t row = begin; row < end; ++row) {
-    double sum = 0;
-    if constexpr (Loss::kind == AL_PER_ROW) {
-      if (entries.row_counts(row))
-        sum = weights ? static_cast<double>(entries.given_weight(row, 0, told))
-                      : 1;
-    } else {
-      for (int64_t col = 0; col < task.cols; ++col)
-        if (entries.element_counts(row, col))
-          sum += weights
-                     ? static_cast<double>(entries.given_weight(row, col, told))
-                     : 1;
+  constexpr int kLanes = kTurns * kFewGroups;
+  static_assert(kLanes >= kRows);
+  alignas(64) compute_t<S> samples[kRows];
+  alignas(64) double lanes[kLanes] = {};
+  const int64_t cols = Loss::kind == AL_PER_ROW ? 1 : task.cols;
+  for (int64_t row = begin; row < end; row += kRows) {
+    const int rows = static_cast<int>(std::min<int64_t>(kRows, end - row));
+    for (int64_t col = 0; col < cols; ++col) {
+      read_samples<Loss, S>(task, row, rows, col, samples);
+      add_samples(task, row, rows, samples, lanes, counts);
     }
-    counts[task.groups ? groups[row] : 0] += sum;
+  }
+  for (int i = 0; i < kLanes; ++i) {
+    const int group = i % kFewGroups;
+    counts[task.groups && group < task.group_count ? group : 0] += lanes[i];
   }
 }
 
@@ -143,13 +248,18 @@ void weigh_structures(const al_loss_task& task,
   const Entries<S> entries = {task};
   const Parameters<T> c(task.parameters);
   const bool all = task.samples == AL_STRUCTURES;
+  const bool selective =
+      task.mask.values || task.targets == AL_TARGETS_LABELS || task.cols == 0;
   T* const weights = static_cast<T*>(task.structure_weights);
   std::atomic<int64_t> samples{0};
   const auto weigh = [&](int64_t structure) {
     const int64_t first = offsets[structure], end = offsets[structure + 1];
-    int64_t counting = 0;
-    for (int64_t row = first; row < end; ++row)
-      counting += has_entry<Loss, S>(entries, row);
+    int64_t counting = end - first;
+    if (selective) {
+      counting = 0;
+      for (int64_t row = first; row < end; ++row)
+        counting += has_entry<Loss, S>(entries, row);
+    }
     std::fill(weights + first, weights + end,
               T(1) / static_cast<T>(std::max<int64_t>(counting, 1)));
     int64_t row = first;
@@ -179,10 +289,17 @@ void spread_structures(const al_spread& spread,
 /** Rows of a group that there is not. */
 inline int64_t count_wrong_groups(const al_loss_task& task) {
   if (!task.groups) return 0;
-  const Integers groups = groups_of(task);
-  int64_t wrong = 0;
-  for (int64_t row = 0; row < task.rows; ++row)
-    wrong += groups[row] < 0 || groups[row] >= task.group_count;
+  const int32_t count = task.group_count;
+  std::atomic<int64_t> wrong{0};
+  with_groups(task, [&](const auto* groups) {
+    for_blocks(task.rows, kBlock, task.rows,
+               [&](int64_t, int64_t begin, int64_t end) {
+                 int32_t some = 0;  // of a block
+                 for (int64_t row = begin; row < end; ++row)
+                   some += (groups[row] < 0) | (groups[row] >= count);
+                 wrong += some;
+               });
+  });
   return wrong;
 }
 

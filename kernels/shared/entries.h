@@ -111,9 +111,13 @@ struct Entries {
     T factor = 1;
     if (task.structure_weights)
       factor = static_cast<const T*>(task.structure_weights)[row];
-    if (task.groups)
-      factor *= static_cast<T>(task.factors[groups_of(task)[row]]);
+    if (task.groups) factor *= group_factor(row);
     return factor;
+  }
+
+  /** What a row is multiplied by for its group. */
+  AL_HD T group_factor(int64_t row) const {
+    return static_cast<T>(task.factors[groups_of(task)[row]]);
   }
 
   /** A number of pred as a loss sees it, before its scale. */
