@@ -5,13 +5,13 @@
  */
 
 import {
+  type Compared,
   type Device,
   Metrics,
   type ProcessGroup,
   type Tensor,
 } from "../../mod.ts";
 import { SYMBOLS } from "../extxyz/elements.ts";
-import { hasNaN } from "../extxyz/labels.ts";
 import type { Prediction } from "./descriptors.ts";
 import type { Structure } from "./structure.ts";
 
@@ -74,9 +74,9 @@ export class ErrorSums implements Disposable {
   readonly #owned = new DisposableStack();
   readonly #device: Device;
   readonly #group: ProcessGroup | undefined;
-  readonly #all: StructureSums;
-  readonly #byConfigType = new Map<string, StructureSums>();
-  readonly #byElement = new Map<number, ForceSums>();
+  readonly #all: Sums;
+  readonly #byConfigType = new Map<string, Sums>();
+  readonly #byElement = new Map<number, Sums>();
 
   /**
    * @param group The replicas, if there are more than one.
@@ -90,18 +90,35 @@ export class ErrorSums implements Disposable {
   ) {
     this.#device = device;
     this.#group = group;
-    this.#all = this.#owned.use(new StructureSums(device, group));
+    this.#all = this.#owned.use(new Sums(device, group));
     for (const structure of structures) this.#prepare(structure);
   }
 
   /** Adds some structures. */
   add(predicted: readonly Predicted[]): void {
-    for (const [structure] of predicted) this.#prepare(structure);
-    this.#all.add(predicted);
+    if (predicted.length === 0) return;
+    const structures = predicted.map(([structure]) => structure);
+    structures.forEach((structure) => this.#prepare(structure));
+    using batch = new Comparison(this.#device, predicted);
+    this.#all.add(batch);
     for (const [type, sums] of this.#byConfigType) {
-      sums.add(predicted.filter(([one]) => typeOf(one) === type));
+      const isOfIt = structures.map((structure) => typeOf(structure) === type);
+      sums.add(
+        batch,
+        structures.flatMap(({ numbers }, s) =>
+          Array(numbers.length).fill(isOfIt[s])
+        ),
+        isOfIt,
+      );
     }
-    for (const [z, sums] of this.#byElement) sums.add(predicted, z);
+    for (const [element, sums] of this.#byElement) {
+      sums.add(
+        batch,
+        structures.flatMap(({ numbers }) =>
+          Array.from(numbers, (z) => z === element)
+        ),
+      );
+    }
   }
 
   /** The errors of what all replicas have added. Every replica has to ask. */
@@ -112,7 +129,13 @@ export class ErrorSums implements Disposable {
     }
     const elements: [string, ElementErrors][] = [];
     for (const [z, sums] of [...this.#byElement].sort(([a], [b]) => a - b)) {
-      elements.push([SYMBOLS[z]!, await sums.result()]);
+      const errors = await sums.result();
+      const { forceMAE, forceRMSE, baselineForceMAE, forceCosine } = errors;
+      const atoms = errors.labels.forces;
+      elements.push([
+        SYMBOLS[z]!,
+        { forceMAE, forceRMSE, baselineForceMAE, forceCosine, atoms },
+      ]);
     }
     return {
       ...await this.#all.result(),
@@ -128,206 +151,136 @@ export class ErrorSums implements Disposable {
 
   /** Makes the sums that a structure needs. */
   #prepare(structure: Structure): void {
+    const make = (): Sums =>
+      this.#owned.use(new Sums(this.#device, this.#group));
     const type = typeOf(structure);
-    if (!this.#byConfigType.has(type)) {
-      const sums = new StructureSums(this.#device, this.#group);
-      this.#byConfigType.set(type, this.#owned.use(sums));
-    }
+    if (!this.#byConfigType.has(type)) this.#byConfigType.set(type, make());
     for (const z of structure.numbers) {
-      if (this.#byElement.has(z)) continue;
-      const sums = new ForceSums(this.#device, this.#group);
-      this.#byElement.set(z, this.#owned.use(sums));
+      if (!this.#byElement.has(z)) this.#byElement.set(z, make());
     }
   }
 }
 
-/** Sums over the labels of some structures. */
-class StructureSums implements Disposable {
-  readonly #owned = new DisposableStack();
+/** Sums over some structures or atoms, and over forces if none were predicted. */
+export class Sums implements Disposable {
   readonly #device: Device;
-  readonly #energies: Metrics;
-  readonly #forces: ForceSums;
-  /** Of structures that have both. */
-  readonly #both: Metrics;
-  readonly #stresses: Metrics;
+  readonly #metrics: Metrics;
+  readonly #zero: Metrics;
 
   constructor(device: Device, group: ProcessGroup | undefined) {
-    const metrics = (): Metrics =>
-      this.#owned.use(new Metrics(device, group && { group }));
+    const options = { ignoreNaN: true, ...group && { group } };
     this.#device = device;
-    this.#energies = metrics();
-    this.#forces = this.#owned.use(new ForceSums(device, group));
-    this.#both = metrics();
-    this.#stresses = metrics();
+    this.#metrics = new Metrics(device, options);
+    this.#zero = new Metrics(device, options);
   }
 
-  add(predicted: readonly Predicted[]): void {
-    this.#addEnergies(predicted);
-    this.#forces.add(predicted);
-    this.#addBoth(predicted);
-    this.#addStresses(predicted);
+  /**
+   * @param atoms Whose forces count; default: of all.
+   * @param structures Whose energies and stresses count; default: of all.
+   */
+  add(
+    { natoms, energy, forces, stress, zero }: Comparison,
+    atoms?: readonly boolean[],
+    structures?: readonly boolean[],
+  ): void {
+    using owned = new DisposableStack();
+    const maskOf = (
+      marks: readonly boolean[] | undefined,
+    ): { mask?: Tensor } => {
+      if (marks === undefined) return {};
+      const bytes = Uint8Array.from(marks, Number);
+      return {
+        mask: owned.use(this.#device.tensor(bytes, [bytes.length], "bool")),
+      };
+    };
+    const [ofAtoms, ofStructures] = [maskOf(atoms), maskOf(structures)];
+    this.#metrics.add({
+      natoms,
+      energy: { ...energy, ...ofStructures },
+      forces: { ...forces, ...ofAtoms },
+      stress: { ...stress, ...ofStructures },
+    });
+    const { target } = forces;
+    this.#zero.add({ natoms, forces: { input: zero, target, ...ofAtoms } });
   }
 
   async result(): Promise<Errors> {
-    const energies = await this.#energies.result();
-    const forces = await this.#forces.result();
-    const both = await this.#both.result();
-    const stresses = await this.#stresses.result();
+    const report = await this.#metrics.result();
     return {
-      energyMAE: energies.energyPerAtomMAE,
-      forceMAE: forces.forceMAE,
-      forceRMSE: forces.forceRMSE,
-      baselineForceMAE: forces.baselineForceMAE,
-      forceCosine: forces.forceCosine,
-      stressMAE: stresses.forcesMAE,
-      stressRMSE: stresses.forcesRMSE,
-      energyForcesWithinThreshold: both.energyForcesWithinThreshold,
+      energyMAE: report.energyPerAtomMAE,
+      forceMAE: report.forcesMAE,
+      forceRMSE: report.forcesRMSE,
+      baselineForceMAE: (await this.#zero.result()).forcesMAE,
+      forceCosine: report.forcesCosineSimilarity,
+      stressMAE: report.stressMAE,
+      stressRMSE: report.stressRMSE,
+      energyForcesWithinThreshold: report.energyForcesWithinThreshold,
       labels: {
-        energy: energies.structures,
-        forces: forces.atoms,
-        stress: stresses.structures,
+        energy: report.energies,
+        forces: report.atoms,
+        stress: report.stresses / 6,
       },
     };
   }
 
   [Symbol.dispose](): void {
-    this.#owned.dispose();
-  }
-
-  #addEnergies(predicted: readonly Predicted[]): void {
-    const own = predicted.filter(hasEnergy);
-    if (own.length === 0) return;
-    using natoms = this.#device.tensor(Int32Array.from(own, atoms));
-    using energy = energiesOf(own, this.#device);
-    this.#energies.add({ natoms, energy });
-  }
-
-  #addBoth(predicted: readonly Predicted[]): void {
-    const own = predicted.filter((one) => hasEnergy(one) && hasForces(one));
-    if (own.length === 0) return;
-    using natoms = this.#device.tensor(Int32Array.from(own, atoms));
-    using energy = energiesOf(own, this.#device);
-    using forces = new Forces(this.#device, own);
-    this.#both.add({ natoms, energy, forces });
-  }
-
-  /** The six components of a stress are two rows to Metrics, which knows of forces only. */
-  #addStresses(predicted: readonly Predicted[]): void {
-    const own = predicted.filter(([{ stress, periodic }, prediction]) =>
-      prediction.stress !== undefined && periodic.every(Boolean) &&
-      !Number.isNaN(stress[0]!)
-    );
-    if (own.length === 0) return;
-    using natoms = this.#device.tensor(new Int32Array(own.length).fill(2));
-    using forces = new Compared(
-      this.#device,
-      own.map(([, { stress }]) => stress!),
-      own.map(([{ stress }]) => stress),
-      3,
-    );
-    this.#stresses.add({ natoms, forces });
-  }
-}
-
-/** Sums over forces, and over what they were if none were predicted. */
-class ForceSums implements Disposable {
-  readonly #device: Device;
-  readonly #forces: Metrics;
-  readonly #zero: Metrics;
-
-  constructor(device: Device, group: ProcessGroup | undefined) {
-    this.#device = device;
-    this.#forces = new Metrics(device, group && { group });
-    this.#zero = new Metrics(device, group && { group });
-  }
-
-  /** @param element Of whose atoms alone. */
-  add(predicted: readonly Predicted[], element?: number): void {
-    const own = predicted.filter((one) => hasForces(one, element));
-    if (own.length === 0) return;
-    using natoms = this.#device.tensor(Int32Array.from(own, atoms));
-    using forces = new Forces(this.#device, own, element);
-    const { target, mask } = forces;
-    using input = this.#device.zeros(target.shape, target.dtype);
-    this.#forces.add({ natoms, forces });
-    this.#zero.add({ natoms, forces: { input, target, mask } });
-  }
-
-  async result(): Promise<ElementErrors> {
-    const forces = await this.#forces.result();
-    return {
-      forceMAE: forces.forcesMAE,
-      forceRMSE: forces.forcesRMSE,
-      baselineForceMAE: (await this.#zero.result()).forcesMAE,
-      forceCosine: forces.forcesCosineSimilarity,
-      atoms: forces.atoms,
-    };
-  }
-
-  [Symbol.dispose](): void {
-    this.#forces[Symbol.dispose]();
+    this.#metrics[Symbol.dispose]();
     this.#zero[Symbol.dispose]();
   }
 }
 
-/** Predictions and labels on the device, `[rows, columns]`. */
-class Compared implements Disposable {
-  readonly input: Tensor;
-  readonly target: Tensor;
+/** Predictions and labels on the device, NaN where a label is missing. */
+export class Comparison implements Disposable {
+  readonly natoms: Tensor;
+  readonly energy: Compared;
+  readonly forces: Compared;
+  readonly stress: Compared;
+  /** Forces if none were predicted. */
+  readonly zero: Tensor;
+  readonly #owned = new DisposableStack();
 
-  constructor(
-    device: Device,
-    input: readonly Float64Array[],
-    target: readonly Float64Array[],
-    columns: number,
-  ) {
-    this.input = matrix(device, input, columns);
-    this.target = matrix(device, target, columns);
+  constructor(device: Device, predicted: readonly Predicted[]) {
+    const own = (tensor: Tensor): Tensor => this.#owned.use(tensor);
+    const compared = (
+      columns: number,
+      pairs: readonly (readonly [Float64Array, Float64Array])[],
+    ): Compared => ({
+      input: own(matrix(device, pairs.map(([input]) => input), columns)),
+      target: own(matrix(device, pairs.map(([, target]) => target), columns)),
+    });
+    this.natoms = own(
+      device.tensor(
+        Int32Array.from(predicted, ([{ numbers }]) => numbers.length),
+      ),
+    );
+    this.energy = compared(
+      1,
+      predicted.map(([{ energy }, prediction]) => [
+        Float64Array.of(prediction.energy),
+        Float64Array.of(energy),
+      ]),
+    );
+    this.forces = compared(
+      3,
+      predicted.map(([{ forces }, prediction]) => [prediction.forces, forces]),
+    );
+    // Where there is no volume there is no stress, whatever a file says.
+    const none = [new Float64Array(6), new Float64Array(6).fill(NaN)] as const;
+    this.stress = compared(
+      6,
+      predicted.map(([{ stress, periodic }, prediction]) =>
+        prediction.stress !== undefined && periodic.every(Boolean)
+          ? [prediction.stress, stress]
+          : none
+      ),
+    );
+    const { shape, dtype } = this.forces.input;
+    this.zero = own(device.zeros(shape, dtype));
   }
 
   [Symbol.dispose](): void {
-    this.input.dispose();
-    this.target.dispose();
+    this.#owned.dispose();
   }
-}
-
-/** Forces, with those of atoms that have none, or are of another element, masked. */
-class Forces extends Compared {
-  readonly mask: Tensor;
-
-  constructor(
-    device: Device,
-    predicted: readonly Predicted[],
-    element?: number,
-  ) {
-    super(
-      device,
-      predicted.map(([, { forces }]) => forces),
-      predicted.map(([{ forces }]) => forces),
-      3,
-    );
-    const marks = predicted.flatMap(([structure]) =>
-      Array.from(
-        structure.numbers,
-        (_, i) => Number(hasForce(structure, i, element)),
-      )
-    );
-    this.mask = device.tensor(Uint8Array.from(marks), [marks.length], "bool");
-  }
-
-  override [Symbol.dispose](): void {
-    super[Symbol.dispose]();
-    this.mask.dispose();
-  }
-}
-
-function energiesOf(predicted: readonly Predicted[], device: Device): Compared {
-  return new Compared(
-    device,
-    predicted.map(([, { energy }]) => Float64Array.of(energy)),
-    predicted.map(([{ energy }]) => Float64Array.of(energy)),
-    1,
-  );
 }
 
 function matrix(
@@ -347,26 +300,4 @@ function matrix(
 
 function typeOf({ configType = "" }: Structure): string {
   return configType;
-}
-
-function atoms([{ numbers }]: Predicted): number {
-  return numbers.length;
-}
-
-function hasEnergy([{ energy }]: Predicted): boolean {
-  return !Number.isNaN(energy);
-}
-
-/** Whether an atom of it, of this element, has a force. */
-function hasForces([structure]: Predicted, element?: number): boolean {
-  return structure.numbers.some((_, i) => hasForce(structure, i, element));
-}
-
-function hasForce(
-  { numbers, forces }: Structure,
-  i: number,
-  element?: number,
-): boolean {
-  return (element === undefined || numbers[i] === element) &&
-    !hasNaN(forces.subarray(3 * i, 3 * i + 3));
 }
