@@ -162,7 +162,7 @@ export class ErrorSums implements Disposable {
 }
 
 /** Sums over some structures or atoms, and over forces if none were predicted. */
-export class Sums implements Disposable {
+class Sums implements Disposable {
   readonly #device: Device;
   readonly #metrics: Metrics;
   readonly #zero: Metrics;
@@ -230,7 +230,7 @@ export class Sums implements Disposable {
 }
 
 /** Predictions and labels on the device, NaN where a label is missing. */
-export class Comparison implements Disposable {
+class Comparison implements Disposable {
   readonly natoms: Tensor;
   readonly energy: Compared;
   readonly forces: Compared;
