@@ -375,26 +375,33 @@ async function fit(
     // checkpoint could not be written, the next one could not.
     const isWhole = adam.steps === taken && !(error instanceof CheckpointError);
     if (isFirst && directory !== undefined && isWhole) {
-      const before = good.kept;
-      const isNews = before !== undefined && before.adam.steps > saved;
-      await rescue(isNews ? [training, before] : [training], directory);
+      const before = good.kept ? [good.kept] : [];
+      await rescue([training, ...before], saved, directory);
     }
     throw reason;
   }
 }
 
 /**
- * Writes the state that a training has when it ends early: the first that can be
- * read. On a GPU a collective that has failed may have gone into the last, not
- * into one that was kept before; on a CPU a step ends where a collective fails.
+ * Writes the state that a training has when it ends early: the first of several
+ * that can be read. On a GPU a collective that has failed may have gone into the
+ * last, not into one that was kept before; on a CPU a step ends where a
+ * collective fails.
+ *
+ * @param saved Steps of the last checkpoint, which stays if it is the newest.
  */
 async function rescue(
   states: readonly Training[],
+  saved: number,
   directory: string,
 ): Promise<void> {
   let reason: unknown;
   for (const state of states) {
     try {
+      if (saved > 0 && state.adam.steps <= saved) {
+        console.error(`${speaker}: the checkpoint after step ${saved} stays`);
+        return;
+      }
       await writeCheckpoint(directory, state);
       console.error(`${speaker}: checkpoint after step ${state.adam.steps}`);
       return;

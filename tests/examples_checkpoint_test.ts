@@ -21,7 +21,7 @@ import {
 import { decisiveSettings } from "../examples/potential/settings.ts";
 import { siliconStructures } from "../examples/potential/silicon.ts";
 import { Adam, Device } from "../mod.ts";
-import { testOnDevices } from "./devices.ts";
+import { standIn, testOnDevices } from "./devices.ts";
 import { type LaunchedJob, startProgram } from "./launch_replicas.ts";
 import { freePort, withFolder } from "./system.ts";
 import {
@@ -394,30 +394,89 @@ Deno.test("train_potential.ts goes on to the bit from the last checkpoint when a
     await goOn(folder, undefined);
   }));
 
-Deno.test("train_potential.ts writes a checkpoint when another replica dies", () =>
+/**
+ * Starts two replicas without launch.ts, which would end both if one fails.
+ *
+ * @param args The script and its options.
+ */
+function startApart(
+  args: readonly string[],
+  folder: string,
+  every: number,
+): LaunchedJob[] {
+  const port = freePort();
+  return [0, 1].map((rank) =>
+    start(args, folder, every, {
+      RANK: `${rank}`,
+      LOCAL_RANK: `${rank}`,
+      WORLD_SIZE: "2",
+      MASTER_ADDR: "127.0.0.1",
+      MASTER_PORT: `${port}`,
+      ATOMLOSS_SECRET: "secret",
+      OMP_NUM_THREADS: "1",
+    })
+  );
+}
+
+/** The step of the checkpoint that a replica writes when it has lost the other. */
+async function stepOfSurvivor(job: LaunchedJob): Promise<number> {
+  const { code, stderr } = await job.finished();
+  assertEquals(code, 1, stderr);
+  assertStringIncludes(stderr, "replica 0 of 2: CollectiveError");
+  const step = /checkpoint after step (\d+)/.exec(stderr)?.[1];
+  assert(step !== undefined, stderr);
+  return Number(step);
+}
+
+Deno.test("train_potential.ts writes a checkpoint when another replica dies [cpu]", () =>
   withFolder(async (folder) => {
-    const port = freePort();
-    // Without launch.ts, which would end replica 0 too.
-    const [first, second] = [0, 1].map((rank) =>
-      start([TRAINING_SCRIPT, ...OPTIONS], folder, 97, {
-        RANK: `${rank}`,
-        LOCAL_RANK: `${rank}`,
-        WORLD_SIZE: "2",
-        MASTER_ADDR: "127.0.0.1",
-        MASTER_PORT: `${port}`,
-        ATOMLOSS_SECRET: "secret",
-        OMP_NUM_THREADS: "1",
-      })
+    const [first, second] = startApart(
+      [TRAINING_SCRIPT, ...OPTIONS],
+      folder,
+      97,
     ) as [LaunchedJob, LaunchedJob];
     await underWay(folder);
     second.kill("SIGKILL");
     await second.finished();
-    const { code, stderr } = await first.finished();
-    assertEquals(code, 1, stderr);
-    assertStringIncludes(stderr, "replica 0 of 2: CollectiveError");
-    const step = /checkpoint after step (\d+)/.exec(stderr)?.[1];
-    await goOn(folder, Number(step));
+    await goOn(folder, await stepOfSurvivor(first));
   }));
+
+Deno.test({
+  name:
+    "train_potential.ts writes a checkpoint when another replica dies [stand-in]",
+  ignore: standIn === undefined,
+  fn: () =>
+    withFolder(async (folder) => {
+      const dies = ["--preload", "tests/fixtures/dies_in_step.ts"];
+      const script = [...dies, TRAINING_SCRIPT, ...OPTIONS.with(1, "cuda")];
+      const [first, second] = startApart(script, folder, 30);
+      // It had stepped with what failed in step 45. Before it read the loss last,
+      // in step 40, it kept what it had.
+      assertEquals(await stepOfSurvivor(first!), 39);
+      await second!.finished();
+
+      // As a training on the CPU has it.
+      const other = `${folder}/cpu`;
+      const job = start([...LAUNCH, ...OPTIONS], other, 39);
+      await underWay(other);
+      const [saved, expected] = await Promise.all(
+        [folder, other].map(async (of) => {
+          const path = `${of}/${FILE}`;
+          return decodeSafetensors(await Deno.readFile(path), path);
+        }),
+      );
+      job.kill("SIGKILL");
+      await job.finished();
+      assertEquals(saved!.metadata.steps, "39");
+      assertEquals(expected!.metadata.steps, "39");
+      for (const name of ["parameters", "adam.0", "losses"]) {
+        const [a, b] = [saved!, expected!].map(({ arrays }) =>
+          Array.from(arrays[name]!.data, Number)
+        );
+        assert(difference(a!, b!) < 1e-3, `${name} differ`);
+      }
+    }),
+});
 
 Deno.test("train_potential.ts ends when one replica alone is told to, and keeps its state", () =>
   withFolder(async (folder) => {
