@@ -186,7 +186,8 @@ standInTest(
     second.empty([5 * MEGABYTE]).dispose();
     assert(device.memory.free < free - 30 * MEGABYTE);
     await device.releaseMemory();
-    assertEquals(device.memory.free, free);
+    // Or more: what earlier tests have left may be collected as garbage meanwhile.
+    assert(device.memory.free >= free);
   },
 );
 

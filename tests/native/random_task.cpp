@@ -32,9 +32,8 @@ RandomTask::RandomTask(const TaskOptions& options, Random& random)
   for (int64_t i = 0; i < rows; ++i)
     natoms_.set(i, static_cast<double>(1 + random.below(9)));
   if (maybe(3)) spoil(pred_, random, 1 + random.below(500));
-  if (loss_.uses_natoms && maybe(3))
-    natoms_.set(random.below(std::max<int64_t>(rows, 1)) % rows,
-                -static_cast<double>(random.below(2)));
+  if (loss_.uses_natoms && rows > 0 && maybe(3))
+    natoms_.set(random.below(rows), -static_cast<double>(random.below(2)));
   const bool changes_targets = maybe(2);
   if (changes_targets || maybe(6))
     spoil(target_, random, 1 + random.below(500));
