@@ -174,6 +174,7 @@ void RandomTask::check_result(const char* what) {
   };
   for (int64_t row = 0; row < rows; ++row) {
     const double atoms = loss_.uses_natoms ? natoms_.get(row) : 1;
+    const double of_row = loss_.per_row && !nothing ? weight(row, 0) : 0;
     double s = 0;
     for (int64_t j = 0; j < cols; ++j) {
       const int64_t i = row * cols + j;
@@ -181,7 +182,7 @@ void RandomTask::check_result(const char* what) {
       const double d = narrow(scale(row, j) * narrow(p - t));
       const bool ok = std::isfinite(pred_.get(i));
       s += narrow(d * d);
-      double w = nothing ? 0 : weight(row, j);
+      double w = nothing || loss_.per_row ? of_row : weight(row, j);
       if (w != 0 && atoms < 1) {
         ++told.natoms;
         w = 0;
@@ -202,7 +203,7 @@ void RandomTask::check_result(const char* what) {
     }
     if (!loss_.per_row) continue;
     s = narrow(s);
-    const double w = nothing ? 0 : weight(row, 0);
+    const double w = of_row;
     const double entry = w == 0 ? 0 : w * loss_.value(s, 0, 0);
     sum += entry;
     magnitude += std::fabs(entry);
