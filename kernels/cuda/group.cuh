@@ -204,10 +204,14 @@ struct al_group {
     std::lock_guard<std::mutex> lock(mutex);
     if (!broken.empty())
       throw al_error(al_fail(broken_code, "%s", broken.c_str()));
-    atomloss::check(collective(), "NCCL");
+    const ncclResult_t result = collective();
     const ncclResult_t now = state();
-    // The watchdog finds out who is behind an error.
-    if (now != ncclSuccess && now != ncclInProgress) changed.notify_all();
+    // The watchdog finds out who is behind an error of the communicator, which
+    // the call may give as its own, and breaks the group.
+    if (now != ncclSuccess && now != ncclInProgress)
+      changed.notify_all();
+    else
+      atomloss::check(result, "NCCL");
     return now == ncclSuccess;
   }
 
