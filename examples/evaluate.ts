@@ -6,6 +6,7 @@
 import { Device } from "../mod.ts";
 import { OptionError, parseArguments } from "./command/arguments.ts";
 import { findFiles } from "./command/files.ts";
+import { KEY_OPTIONS, readKeys } from "./command/key_options.ts";
 import { runCommand } from "./command/run.ts";
 import { describeKeys } from "./extxyz/label_keys.ts";
 import { ExtxyzFile } from "./extxyz/read.ts";
@@ -51,9 +52,7 @@ async function main(): Promise<void> {
     out: "value",
     report: "value",
     plot: "value",
-    "energy-key": "value",
-    "forces-key": "value",
-    "stress-key": "value",
+    ...KEY_OPTIONS,
     help: "nothing",
   });
   if (options.has("help")) {
@@ -65,11 +64,7 @@ async function main(): Promise<void> {
     throw new OptionError("no MODEL or no FILE; --help says how");
   }
   const value = (name: string): string | undefined => options.get(name)?.[0];
-  const keys = {
-    energyKey: value("energy-key"),
-    forcesKey: value("forces-key"),
-    stressKey: value("stress-key"),
-  };
+  const keys = readKeys(options);
   const report = value("report");
   const plot = value("plot");
 

@@ -4,6 +4,7 @@
 
 import { OptionError, parseArguments } from "./command/arguments.ts";
 import { findFiles } from "./command/files.ts";
+import { KEY_OPTIONS, readKeys } from "./command/key_options.ts";
 import { runCommand } from "./command/run.ts";
 import { ExtxyzFile } from "./extxyz/read.ts";
 import { pageOf } from "./inspect/page.ts";
@@ -28,9 +29,7 @@ FILE may be a pattern in quotes: 'data/*.xyz'
 async function main(): Promise<void> {
   const { options, others } = parseArguments(Deno.args, {
     json: "nothing",
-    "energy-key": "value",
-    "forces-key": "value",
-    "stress-key": "value",
+    ...KEY_OPTIONS,
     help: "nothing",
   });
   if (options.has("help")) {
@@ -42,11 +41,7 @@ async function main(): Promise<void> {
   const tables = new Map<string, unknown>();
   const pages: string[] = [];
   for (const path of await findFiles(others)) {
-    const file = await ExtxyzFile.open(path, {
-      energyKey: options.get("energy-key")?.[0],
-      forcesKey: options.get("forces-key")?.[0],
-      stressKey: options.get("stress-key")?.[0],
-    });
+    const file = await ExtxyzFile.open(path, readKeys(options));
     const { table, details } = await tabulate(file);
     tables.set(path, table);
     pages.push(pageOf(path, table, details));

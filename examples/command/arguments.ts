@@ -70,6 +70,38 @@ export function parseArguments(
   return { options, others };
 }
 
+/** Which numbers an option takes. */
+export interface NumberRange {
+  /** Default: 0. */
+  readonly from?: number;
+  readonly to?: number;
+  readonly integer?: boolean;
+}
+
+/**
+ * The number that an option was given.
+ *
+ * @param fallback Without it.
+ * @throws {OptionError} if it is none, or out of its range.
+ */
+export function readNumber(
+  options: Arguments["options"],
+  name: string,
+  fallback: number,
+  { from = 0, to = Infinity, integer = false }: NumberRange,
+): number {
+  const word = options.get(name)?.[0];
+  const value = word === undefined ? fallback : Number(word);
+  if (
+    value >= from && value <= to && Number.isFinite(value) &&
+    (!integer || Number.isSafeInteger(value))
+  ) return value;
+  throw new OptionError(
+    `--${name} is "${word}", expected ${integer ? "an integer" : "a number"} ` +
+      `from ${from}${to === Infinity ? "" : ` to ${to}`}`,
+  );
+}
+
 /** The error of an argument that is none, with the option that it may mean. */
 export function unknown(
   argument: string,

@@ -4,7 +4,12 @@
  * @module
  */
 
-import { OptionError, parseArguments } from "../command/arguments.ts";
+import {
+  type NumberRange,
+  OptionError,
+  parseArguments,
+  readNumber,
+} from "../command/arguments.ts";
 
 /** The text of `--help`. */
 export const HELP = `\
@@ -71,31 +76,22 @@ export function readOptions(args: readonly string[]): Options | undefined {
   const number = (
     name: string,
     fallback: number,
-    from: number,
-    isInteger = true,
-  ): number => {
-    const value = Number(text(name) ?? fallback);
-    if (
-      Number.isFinite(value) && value >= from &&
-      (!isInteger || Number.isSafeInteger(value))
-    ) return value;
-    throw new OptionError(
-      `--${name} is "${text(name)}", expected ${
-        isInteger ? "an integer" : "a number"
-      } from ${from}`,
-    );
-  };
+    range: NumberRange,
+  ): number => readNumber(options, name, fallback, range);
   return {
     train: options.get("train") ?? [],
     test: options.get("test") ?? [],
     testFraction: 0.2,
-    steps: number("steps", 8000, 1),
-    batch: number("batch", 4, 1),
-    lr: number("lr", 0.002, 0, false),
-    energyWeight: number("energy-weight", 10, 0, false),
-    seed: number("seed", 1, 0),
+    steps: number("steps", 8000, { from: 1, integer: true }),
+    batch: number("batch", 4, { from: 1, integer: true }),
+    lr: number("lr", 0.002, {}),
+    energyWeight: number("energy-weight", 10, {}),
+    seed: number("seed", 1, { integer: true }),
     checkpoint: text("checkpoint"),
-    checkpointEvery: number("checkpoint-every", 500, 1),
+    checkpointEvery: number("checkpoint-every", 500, {
+      from: 1,
+      integer: true,
+    }),
     report: text("report"),
   };
 }

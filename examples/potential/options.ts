@@ -6,10 +6,13 @@
 
 import {
   type Follows,
+  type NumberRange,
   OptionError,
   parseArguments,
+  readNumber,
   unknown,
 } from "../command/arguments.ts";
+import { KEY_OPTIONS, readKeys } from "../command/key_options.ts";
 import { SYMBOLS } from "../extxyz/elements.ts";
 
 /** Losses for energies, and what each weighs against the loss of forces. */
@@ -123,9 +126,7 @@ const KNOWN: Readonly<Record<string, Follows>> = {
   train: "values",
   test: "values",
   "test-fraction": "value",
-  "energy-key": "value",
-  "forces-key": "value",
-  "stress-key": "value",
+  ...KEY_OPTIONS,
   cutoff: "value",
   steps: "value",
   batch: "value",
@@ -235,21 +236,8 @@ export function parseOptions(args: readonly string[]): Options | undefined {
   const number = (
     name: string,
     fallback: number,
-    { from = 0, to = Infinity, integer = false },
-  ): number => {
-    const word = text(name);
-    const value = word === undefined ? fallback : Number(word);
-    if (
-      value >= from && value <= to && Number.isFinite(value) &&
-      (!integer || Number.isInteger(value))
-    ) return value;
-    throw new OptionError(
-      `--${name} is "${word}", expected ${
-        integer ? "an integer" : "a number"
-      } ` +
-        `from ${from}${to === Infinity ? "" : ` to ${to}`}`,
-    );
-  };
+    range: NumberRange,
+  ): number => readNumber(given, name, fallback, range);
 
   const energyLoss = choice(
     "energy-loss",
@@ -265,9 +253,7 @@ export function parseOptions(args: readonly string[]): Options | undefined {
     train: given.get("train") ?? [],
     test: given.get("test") ?? [],
     testFraction: number("test-fraction", 0.2, { to: 0.9 }),
-    energyKey: text("energy-key"),
-    forcesKey: text("forces-key"),
-    stressKey: text("stress-key"),
+    ...readKeys(given),
     cutoff: number("cutoff", 5, { from: 1, to: 20 }),
     steps: number("steps", 1500, { from: 1, integer: true }),
     batch: number("batch", 32, { from: 1, integer: true }),
