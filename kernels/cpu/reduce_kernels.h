@@ -345,17 +345,13 @@ Partial run_tiles(const Plan& plan, int64_t begin, int64_t end) {
     if (scaled && kGrad)
       for (int i = 0; i < n; ++i) g[i] *= scales[i];
     if (!keep || (kDirect && !stream)) return;
-    const S* stored;
-    if constexpr (kDirect) {
-      stored = g;
+    if (!stream) {
+      store_tile(g, n, grad + at);
+    } else if constexpr (kDirect) {
+      stream_out(grad + at, g, n * sizeof(S));
     } else {
-      store_block(g, n, g_stored);
-      stored = g_stored;
-    }
-    if (stream) {
-      stream_out(grad + at, stored, n * sizeof(S));
-    } else {
-      memcpy(grad + at, stored, n * sizeof(S));
+      store_tile(g, n, g_stored);
+      stream_out(grad + at, g_stored, n * sizeof(S));
     }
   };
   int64_t at = begin;
