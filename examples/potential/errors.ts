@@ -103,6 +103,7 @@ export class ErrorSums implements Disposable {
     this.#all.add(batch);
     for (const [type, sums] of this.#byConfigType) {
       const isOfIt = structures.map((structure) => typeOf(structure) === type);
+      if (!isOfIt.includes(true)) continue;
       sums.add(
         batch,
         structures.flatMap(({ numbers }, s) =>
@@ -112,6 +113,9 @@ export class ErrorSums implements Disposable {
       );
     }
     for (const [element, sums] of this.#byElement) {
+      if (!structures.some(({ numbers }) => numbers.includes(element))) {
+        continue;
+      }
       sums.add(
         batch,
         structures.flatMap(({ numbers }) =>
