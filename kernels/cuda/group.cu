@@ -96,7 +96,7 @@ Event al_group::take_event() {
   return event;
 }
 
-Pending& al_group::begin(const Call& call, bool waits, double* origin) {
+Pending& al_group::begin(const Call& call, bool waits) {
   const int64_t number = calls++;
   roll_call.enter(number, call);
   std::lock_guard<std::mutex> lock(mutex);
@@ -108,10 +108,7 @@ Pending& al_group::begin(const Call& call, bool waits, double* origin) {
                            broken.c_str()));
   Event done = take_event();
   Event ready = waits ? take_event() : Event();
-  // In debug mode its exchange has yet to say that it is everybody's call.
-  const double result = origin ? device->collectives.begin(*origin, debug) : 0;
   Pending& mine = pending.emplace_back(call, number);
-  if (origin) *origin = mine.origin = result;
   mine.done = std::move(done);
   mine.ready = std::move(ready);
   if (pending.size() == 1) changed.notify_all();
@@ -144,7 +141,7 @@ void al_group::compare_calls(const Call& call) {
   CallRecord* const records = check->device;
   CallRecord* const mine = records + world_size;
   host[world_size] = CallRecord(call);
-  Pending& exchange = begin(call, false, nullptr);
+  Pending& exchange = begin(call, false);
   exchange.check = std::move(check);
   AL_CHECK(cudaMemcpyAsync(mine, host + world_size, bytes,
                            cudaMemcpyHostToDevice, stream));

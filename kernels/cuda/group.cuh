@@ -136,13 +136,20 @@ struct al_group {
                Collective&& collective) {
     using namespace atomloss;
     if (debug) compare_calls(call);
-    Pending& mine = begin(call, order != Order::kApart, origin);
+    Pending& mine = begin(call, order != Order::kApart);
     if (mine.ready) {
       AL_CHECK(cudaEventRecord(mine.ready, device->compute));
       AL_CHECK(cudaStreamWaitEvent(stream, mine.ready, 0));
     }
     prepare();
-    hand_over(mine, collective);
+    // From here on what breaks the group takes what it reduces, and not before.
+    // In debug mode its exchange has yet to say that it is everybody's call.
+    const auto numbered = [&] {
+      if (origin)
+        *origin = mine.origin = device->collectives.begin(*origin, debug);
+      return collective();
+    };
+    hand_over(mine, numbered);
     AL_CHECK(cudaEventRecord(mine.done, stream));
     if (order == Order::kBetween)
       AL_CHECK(cudaStreamWaitEvent(device->compute, mine.done, 0));
@@ -175,8 +182,7 @@ struct al_group {
 
  private:
   /** A new entry of `pending`. Throws if a collective has failed before. */
-  atomloss::Pending& begin(const atomloss::Call& call, bool waits,
-                           double* origin);
+  atomloss::Pending& begin(const atomloss::Call& call, bool waits);
 
   /** This replica has failed to make a call. */
   void leave(const atomloss::Call& call);

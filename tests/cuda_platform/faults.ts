@@ -752,9 +752,9 @@ export const FAULTS: readonly Fault[] = [
     name: "the end of a collective is recorded before it",
     file: "kernels/cuda/group.cuh",
     text:
-      "    hand_over(mine, collective);\n    AL_CHECK(cudaEventRecord(mine.done, stream));",
+      "    hand_over(mine, numbered);\n    AL_CHECK(cudaEventRecord(mine.done, stream));",
     becomes:
-      "    AL_CHECK(cudaEventRecord(mine.done, stream));\n    hand_over(mine, collective);",
+      "    AL_CHECK(cudaEventRecord(mine.done, stream));\n    hand_over(mine, numbered);",
     test: COLLECTIVES,
   },
   {
